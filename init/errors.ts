@@ -8,6 +8,10 @@ export const errorCodes = [
   "bad-argument",
   "kernel-refused",
   "not-found",
+  "tpm-absent",
+  "tpm-failure",
+  "tpm-object-foreign",
+  "tpm-policy-refused",
   "unsupported",
 ] as const;
 
