@@ -6,6 +6,7 @@
 /** Stable codes: tests, clients and scripts read these, never the sentence. One per line, sorted. */
 export const errorCodes = [
   "bad-argument",
+  "build-failed",
   "kernel-refused",
   "not-found",
   "tpm-absent",
