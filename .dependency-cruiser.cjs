@@ -1,7 +1,7 @@
 /** DESIGN's one-way rule: a floor imports only floors below it. test/unit/house.test.ts runs this. */
 const floors = [
   ["main.ts"],
-  ["boot.ts", "device.ts"],
+  ["boot", "boot.ts", "device.ts"],
   ["control", "update"],
   ["container"],
   ["attest", "guestos"],
@@ -10,7 +10,7 @@ const floors = [
   ["tpm", "net"],
   ["machine", "state"],
   ["bytes"],
-  ["kernel.ts", "errors.ts"],
+  ["kernel.ts", "linux.ts", "errors.ts"],
 ];
 const pattern = (rooms) => `^init/(${rooms.map((room) => room.replace(".", "\\.")).join("|")})(/|$)`;
 
