@@ -1,31 +1,49 @@
 /**
  * Sealing of the system disk's key, DESIGN section 5. The object's policy is
  *   PolicyAuthorize(release key, "gimbal-boot"), then PolicyPCR(7) as it was at sealing;
- * what the release key authorises is PolicyPCR(11 at "enter-initrd", 12 and 13 zero).
+ * what the release key authorises is PolicyPCR(11 at "enter-initrd", 12 and 13 zero). The object has no auth value.
+ * Sessions are salted to the storage key and encrypt the key on its way, in both directions.
  */
-import type { KeyObject } from "node:crypto";
-import type { SignedPolicy } from "./signed-policy.ts";
+import { createPublicKey, type KeyObject } from "node:crypto";
+import { decode, encode } from "../bytes/struct.ts";
+import { type ErrorCode, GimbalError, reasonOf } from "../errors.ts";
+import type { SealedBlob } from "./blob.ts";
+import {
+  create,
+  load,
+  loadExternal,
+  policyAuthorize,
+  policyPcr,
+  unseal,
+  verifySignature,
+} from "./commands.ts";
+import { hashOf } from "./crypto.ts";
+import { ecdsaFromDer } from "./ecdsa.ts";
+import { execute, flushQuietly } from "./execute.ts";
+import { boundDifferences, fits, releaseDifferences } from "./explain.ts";
+import { fingerprintOf, publicKeyOf, releaseKeyArea, spkiOf } from "./keys.ts";
+import { readPcrs } from "./pcr.ts";
+import { afterPolicyAuthorize, afterPolicyPcr, pcrDigestOf } from "./policy-digest.ts";
+import { rc, refusalOf, refusedWith } from "./response-code.ts";
+import { type Entity, nameOf, type Session, startSession } from "./session.ts";
+import { policyRef, type SignedPolicy } from "./signed-policy.ts";
+import {
+  ensureSrk,
+  findSrk,
+  makePrimary,
+  type StorageKey,
+  type StorageKeyType,
+  sameOctets,
+} from "./storage-key.ts";
+import {
+  objectBits,
+  type PublicArea,
+  permanentHandles,
+  privateBuffer,
+  publicBuffer,
+  selectPcrs,
+} from "./structures.ts";
 import type { Transport } from "./transport.ts";
-
-/** What a LUKS token keeps: JSON, no secret. Parse one that was read from a disk with `parseSealedBlob`. */
-export type SealedBlob = {
-  readonly version: 1;
-  /** TPM2B_PUBLIC and TPM2B_PRIVATE of the sealed object, base64. */
-  readonly public: string;
-  readonly private: string;
-  /** Name of the storage key it lies under, hex: another TPM, or a cleared one, has another. */
-  readonly parentName: string;
-  readonly parentType: "ecc" | "rsa";
-  /** The release key, SPKI in DER, base64. */
-  readonly releaseKey: string;
-  readonly bank: "sha256";
-  /** PCR index -> value at sealing, hex. Usually only PCR 7; may be empty. */
-  readonly pcrs: Readonly<Record<string, string>>;
-};
-
-export type ParsedBlob =
-  | { readonly is: "blob"; readonly blob: SealedBlob }
-  | { readonly is: "refused"; readonly reason: string };
 
 export type SealRequest = {
   /** 1 to 128 octets. */
@@ -34,17 +52,54 @@ export type SealRequest = {
   readonly releaseKey: string | KeyObject;
   /** PCRs that must be at unsealing as they are now. Default: [7]. */
   readonly boundPcrs?: readonly number[];
+  /** Kind of the storage key. Default: ECC, or RSA where the TPM has no P-256. */
+  readonly parentType?: StorageKeyType;
+  /** The owner hierarchy's auth value, if one was set. */
+  readonly ownerAuth?: Uint8Array;
 };
 
 export type UnsealRequest = {
+  /** From `parseSealedBlob`. */
   readonly blob: SealedBlob;
-  /** From `parseSignedPolicies`. */
+  /** From `parseSignedPolicies`: those of the release that booted. */
   readonly signedPolicies: readonly SignedPolicy[];
+  readonly ownerAuth?: Uint8Array;
 };
 
+const none = new Uint8Array();
+const bank = "sha256";
+const diskKey = "the key of the system disk";
+const recover = "boot a release that fits, or enter the recovery key";
+
 /** Seals `key` to this TPM and the release key. Errors: tpm-failure. Leaves no handle and no session behind. */
-export async function sealDiskKey(_tpm: Transport, _request: SealRequest): Promise<SealedBlob> {
-  throw new Error("not built yet");
+export async function sealDiskKey(tpm: Transport, request: SealRequest): Promise<SealedBlob> {
+  const releaseKey = publicKeyOf(request.releaseKey);
+  const bound = await readPcrs(tpm, bank, request.boundPcrs ?? [7]);
+  const area = sealedArea(objectPolicy(releaseKey, bound));
+  const sensitive = { auth: none, data: request.key };
+  const parent = await ensureSrk(tpm, request.parentType, request.ownerAuth);
+  return withParent(tpm, parent, request.ownerAuth, async (parent) => {
+    await using session = await startSession(tpm, "hmac", parent);
+    const { response } = await execute(
+      tpm,
+      create,
+      { parent },
+      { sensitive, public: area, outsideInfo: none, pcrs: [] },
+      [{ session, encryptCommand: true, encryptResponse: true }],
+    );
+    if (!sameOctets(nameOf(response.public), nameOf({ ...area, unique: uniqueOf(response.public) })))
+      throw failure("seal", "the TPM made another object than it was asked for");
+    return {
+      version: 1,
+      public: base64(encode(publicBuffer, response.public)),
+      private: base64(encode(privateBuffer, response.private)),
+      parentName: hex(parent.name),
+      parentType: parent.public.is === "rsa" ? "rsa" : "ecc",
+      releaseKey: base64(spkiOf(releaseKey)),
+      bank,
+      pcrs: Object.fromEntries([...bound].map(([pcr, value]) => [String(pcr), hex(value)])),
+    };
+  });
 }
 
 /**
@@ -52,11 +107,230 @@ export async function sealDiskKey(_tpm: Transport, _request: SealRequest): Promi
  * Errors: tpm-policy-refused (which PCR differs), tpm-object-foreign (TPM cleared, or the disk of another device),
  * tpm-failure. Leaves no handle and no session behind.
  */
-export async function unsealDiskKey(_tpm: Transport, _request: UnsealRequest): Promise<Uint8Array> {
-  throw new Error("not built yet");
+export async function unsealDiskKey(tpm: Transport, request: UnsealRequest): Promise<Uint8Array> {
+  const { blob, ownerAuth } = request;
+  const sealed = openBlob(blob);
+  const parent = await findSrk(tpm, blob.parentType, fromHex(blob.parentName), ownerAuth);
+  if (!parent) throw foreign("this TPM does not have the storage key that the disk was sealed under");
+  return withParent(tpm, parent, ownerAuth, async (parent) => {
+    const policy = await choosePolicy(tpm, sealed, request.signedPolicies);
+    await using session = await startSession(tpm, "policy", parent);
+    await satisfyRelease(tpm, session, sealed.releaseKey, policy);
+    if (sealed.bound.size > 0) await satisfyPcrs(tpm, session, sealed.bound);
+    await using object = await loadSealed(tpm, parent, sealed);
+    return unsealObject(tpm, session, object);
+  });
 }
 
-/** Checks a blob that came from a disk: types, lengths, nothing unknown. Never throws. */
-export function parseSealedBlob(_value: unknown): ParsedBlob {
-  return { is: "refused", reason: "not built yet" };
+/** The policy of the sealed object. */
+function objectPolicy(releaseKey: KeyObject, bound: ReadonlyMap<number, Uint8Array>): Uint8Array {
+  const authorized = afterPolicyAuthorize(nameOf(releaseKeyArea(releaseKey)), policyRef);
+  return bound.size > 0 ? afterPolicyPcr(authorized, bank, bound) : authorized;
 }
+
+type SealedArea = Extract<PublicArea, { is: "keyedHash" }>;
+
+function sealedArea(authPolicy: Uint8Array): SealedArea {
+  return {
+    is: "keyedHash",
+    nameAlg: "sha256",
+    attributes: objectBits.fixedTpm | objectBits.fixedParent | objectBits.noDa,
+    authPolicy,
+    scheme: { is: "none" },
+    unique: none,
+  };
+}
+
+const uniqueOf = (area: PublicArea) => (area.is === "keyedHash" ? area.unique : none);
+
+/**
+ * Works under a storage key and disposes of it. A key at its handle may fit the template and still have an auth value
+ * (it is no part of the template): then the transient primary of the same template is used.
+ */
+async function withParent<T>(
+  tpm: Transport,
+  found: StorageKey,
+  ownerAuth: Uint8Array | undefined,
+  work: (parent: StorageKey) => Promise<T>,
+): Promise<T> {
+  try {
+    await using parent = found;
+    return await work(parent);
+  } catch (error) {
+    if (!found.persistent || !refusedWith(error, rc.badAuth, rc.authFail)) throw error;
+    await using parent = await makePrimary(tpm, found.public.is === "rsa" ? "rsa" : "ecc", ownerAuth);
+    return await work(parent);
+  }
+}
+
+type Sealed = {
+  readonly public: PublicArea;
+  readonly private: Uint8Array;
+  readonly releaseKey: KeyObject;
+  readonly bound: ReadonlyMap<number, Uint8Array>;
+};
+
+/** Reads a blob's fields, and checks that its object has the policy that its own fields say. */
+function openBlob(blob: SealedBlob): Sealed {
+  const area = decode(publicBuffer, fromBase64(blob.public));
+  const secret = decode(privateBuffer, fromBase64(blob.private));
+  const releaseKey = releaseKeyOf(blob);
+  if (area.is === "refused" || secret.is === "refused" || !releaseKey)
+    throw foreign("the sealed object on the disk is damaged");
+  const bound = new Map(Object.entries(blob.pcrs).map(([pcr, value]) => [Number(pcr), fromHex(value)]));
+  const expected = sealedArea(objectPolicy(releaseKey, bound));
+  if (!sameOctets(nameOf({ ...expected, unique: uniqueOf(area.value) }), nameOf(area.value)))
+    throw foreign("the sealed object on the disk has another policy than gimbal gives it");
+  return { public: area.value, private: secret.value, releaseKey, bound };
+}
+
+function releaseKeyOf(blob: SealedBlob): KeyObject | undefined {
+  try {
+    const key = createPublicKey({ key: Buffer.from(blob.releaseKey, "base64"), format: "der", type: "spki" });
+    return key.asymmetricKeyDetails?.namedCurve === "prime256v1" ? key : undefined;
+  } catch {
+    return undefined; // no key in these octets: the caller says so
+  }
+}
+
+/** The signed policy that fits the PCRs as they are; without one, the error that says what is off. */
+async function choosePolicy(
+  tpm: Transport,
+  sealed: Sealed,
+  signedPolicies: readonly SignedPolicy[],
+): Promise<SignedPolicy> {
+  const fingerprint = fingerprintOf(sealed.releaseKey);
+  const candidates = signedPolicies.filter((policy) => sameOctets(policy.keyFingerprint, fingerprint));
+  if (candidates.length === 0) {
+    const why =
+      signedPolicies.length === 0
+        ? "the release that booted brings no signed policy"
+        : "the release that booted brings no policy signed by the release key that this disk belongs to";
+    throw refused(why);
+  }
+  const pcrs = new Set([...sealed.bound.keys(), ...candidates.flatMap((policy) => policy.pcrs)]);
+  const current = await readPcrs(tpm, bank, [...pcrs]);
+  const chosen = candidates.find((policy) => fits(policy, current));
+  const differences = [
+    ...boundDifferences(sealed.bound, current),
+    ...(chosen ? [] : releaseDifferences(candidates, current)),
+  ];
+  if (!chosen || differences.length > 0) throw refused(differences.join("; "));
+  return chosen;
+}
+
+/** Brings a policy session to what the release key signed, and has the TPM accept it. */
+async function satisfyRelease(
+  tpm: Transport,
+  session: Session,
+  releaseKey: KeyObject,
+  policy: SignedPolicy,
+): Promise<void> {
+  await execute(tpm, policyPcr, { session }, { pcrDigest: none, pcrs: [selectPcrs(bank, policy.pcrs)] });
+  // The rollback floor (PolicyNV) belongs here, before PolicyAuthorize takes what the session has gathered.
+  const area = releaseKeyArea(releaseKey);
+  const numbers = ecdsaFromDer(policy.signature);
+  if (!numbers) throw refused("the release's policy has a malformed signature");
+  // The owner hierarchy, as PolicyAuthorize takes no ticket of the null hierarchy.
+  const { handle } = await execute(
+    tpm,
+    loadExternal,
+    {},
+    { private: none, public: area, hierarchy: permanentHandles.owner },
+  );
+  const verified = await execute(
+    tpm,
+    verifySignature,
+    { key: { handle, name: nameOf(area) } },
+    {
+      digest: hashOf("sha256", policy.policyDigest, policyRef),
+      signature: { is: "ecdsa", hash: "sha256", ...numbers },
+    },
+  )
+    .catch((error: unknown) => {
+      if (!refusedWith(error, rc.signature)) throw error;
+      throw refused("the policy that the release brings is not signed by the release key", error);
+    })
+    .finally(() => flushQuietly(tpm, handle));
+  await execute(
+    tpm,
+    policyAuthorize,
+    { session },
+    {
+      approvedPolicy: policy.policyDigest,
+      policyRef,
+      keyName: nameOf(area),
+      ticket: verified.response.ticket,
+    },
+  ).catch((error: unknown) => {
+    if (!refusedWith(error, rc.value)) throw error;
+    throw refused("the PCRs are not what the release key signed", error);
+  });
+}
+
+async function satisfyPcrs(
+  tpm: Transport,
+  session: Session,
+  values: ReadonlyMap<number, Uint8Array>,
+): Promise<void> {
+  const pcrs = [selectPcrs(bank, [...values.keys()])];
+  await execute(tpm, policyPcr, { session }, { pcrDigest: pcrDigestOf(values), pcrs }).catch(
+    (error: unknown) => {
+      if (!refusedWith(error, rc.value)) throw error;
+      throw refused("the PCRs differ from what they were when the disk was sealed", error);
+    },
+  );
+}
+
+async function loadSealed(
+  tpm: Transport,
+  parent: StorageKey,
+  sealed: Sealed,
+): Promise<Entity & AsyncDisposable> {
+  await using session = await startSession(tpm, "hmac", parent);
+  const { handle } = await execute(
+    tpm,
+    load,
+    { parent },
+    { private: sealed.private, public: sealed.public },
+    [{ session }],
+  ).catch((error: unknown) => {
+    if (!refusalOf(error) || refusedWith(error, rc.badAuth, rc.authFail, rc.objectMemory)) throw error;
+    throw foreign(`the TPM does not take the sealed object (${reasonOf(error)})`, error);
+  });
+  return {
+    handle,
+    name: nameOf(sealed.public),
+    [Symbol.asyncDispose]: () => flushQuietly(tpm, handle),
+  };
+}
+
+async function unsealObject(tpm: Transport, session: Session, object: Entity): Promise<Uint8Array> {
+  const { response } = await execute(tpm, unseal, { object }, {}, [{ session, encryptResponse: true }]).catch(
+    (error: unknown) => {
+      if (!refusedWith(error, rc.policyFail, 0x128)) throw error;
+      throw refused("the TPM found the policy not fulfilled", error);
+    },
+  );
+  const key = response.data.slice();
+  response.data.fill(0);
+  return key;
+}
+
+const error = (code: ErrorCode, tried: string, why: string, todo?: string, cause?: unknown) =>
+  new GimbalError(code, { tried, on: diskKey, why, ...(todo ? { todo } : {}) }, cause);
+const failure = (tried: string, why: string) => error("tpm-failure", tried, why);
+const refused = (why: string, cause?: unknown) => error("tpm-policy-refused", "unseal", why, recover, cause);
+const foreign = (why: string, cause?: unknown) =>
+  error(
+    "tpm-object-foreign",
+    "unseal",
+    `${why}: the TPM was cleared, or the disk belongs to another device`,
+    "enter the recovery key, then seal again",
+    cause,
+  );
+
+const base64 = (octets: Uint8Array) => Buffer.from(octets).toString("base64");
+const hex = (octets: Uint8Array) => Buffer.from(octets).toString("hex");
+const fromBase64 = (text: string) => new Uint8Array(Buffer.from(text, "base64"));
+const fromHex = (text: string) => new Uint8Array(Buffer.from(text, "hex"));
