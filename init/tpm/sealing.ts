@@ -238,20 +238,19 @@ async function satisfyRelease(
     {},
     { private: none, public: area, hierarchy: permanentHandles.owner },
   );
+  await using key = transient(tpm, handle, area);
   const verified = await execute(
     tpm,
     verifySignature,
-    { key: { handle, name: nameOf(area) } },
+    { key },
     {
       digest: hashOf("sha256", policy.policyDigest, policyRef),
       signature: { is: "ecdsa", hash: "sha256", ...numbers },
     },
-  )
-    .catch((error: unknown) => {
-      if (!refusedWith(error, rc.signature)) throw error;
-      throw refused("the policy that the release brings is not signed by the release key", error);
-    })
-    .finally(() => flushQuietly(tpm, handle));
+  ).catch((error: unknown) => {
+    if (!refusedWith(error, rc.signature)) throw error;
+    throw refused("the policy that the release brings is not signed by the release key", error);
+  });
   await execute(
     tpm,
     policyAuthorize,
@@ -259,7 +258,7 @@ async function satisfyRelease(
     {
       approvedPolicy: policy.policyDigest,
       policyRef,
-      keyName: nameOf(area),
+      keyName: key.name,
       ticket: verified.response.ticket,
     },
   ).catch((error: unknown) => {
@@ -298,11 +297,12 @@ async function loadSealed(
     if (!refusalOf(error) || refusedWith(error, rc.badAuth, rc.authFail, rc.objectMemory)) throw error;
     throw foreign(`the TPM does not take the sealed object (${reasonOf(error)})`, error);
   });
-  return {
-    handle,
-    name: nameOf(sealed.public),
-    [Symbol.asyncDispose]: () => flushQuietly(tpm, handle),
-  };
+  return transient(tpm, handle, sealed.public);
+}
+
+/** A loaded object that is flushed when disposed of. */
+function transient(tpm: Transport, handle: number, area: PublicArea): Entity & AsyncDisposable {
+  return { handle, name: nameOf(area), [Symbol.asyncDispose]: () => flushQuietly(tpm, handle) };
 }
 
 async function unsealObject(tpm: Transport, session: Session, object: Entity): Promise<Uint8Array> {

@@ -75,9 +75,10 @@ export async function startSwtpm({ banks = "sha256" } = {}): Promise<SoftwareTpm
     connect: () => connectSwtpm(socketPath),
     async tool(name, ...args) {
       const relay = `cmd:${process.execPath} ${join(import.meta.dirname, "relay.ts")} ${socketPath}`;
+      const { PATH } = process.env;
       const { stdout } = await run(`tpm2_${name}`, args, {
         cwd: folder,
-        env: { PATH: process.env["PATH"], TPM2TOOLS_TCTI: relay, TSS2_LOG: "all+none" },
+        env: { PATH, TPM2TOOLS_TCTI: relay, TSS2_LOG: "all+none" },
         timeout: 60_000,
       });
       return stdout;
