@@ -1,0 +1,73 @@
+/**
+ * Kernel modules in an order in which each finds what it depends on. depmod is not needed: a module says itself
+ * (`depends=` in its .modinfo section) what must be there before.
+ */
+import { globSync, readFileSync } from "node:fs";
+import { basename, join } from "node:path";
+import { GimbalError } from "../init/errors.ts";
+import { command } from "./command.ts";
+
+export type KernelTree = {
+  /** As `uname -r` will say. */
+  readonly version: string;
+  /** bzImage with its EFI stub. */
+  readonly imagePath: string;
+  /** The folder that holds `kernel/` and `modules.builtin`. */
+  readonly modulesFolder: string;
+};
+
+export type Module = { readonly name: string; readonly path: string };
+
+/** The kernel treats "-" and "_" in module names as the same sign. */
+const normal = (name: string): string => name.replaceAll("-", "_");
+
+/**
+ * The modules `wanted` and all that they depend on, in load order: a module stands behind its dependencies, else in the
+ * order asked for. What the kernel has built in is left out.
+ * @throws GimbalError "build-failed" for a name the kernel has in neither way
+ */
+export async function modulesInOrder(kernel: KernelTree, wanted: readonly string[]): Promise<readonly Module[]> {
+  const files = new Map<string, string>();
+  for (const path of globSync("kernel/**/*.{ko,ko.xz,ko.zst}", { cwd: kernel.modulesFolder })) {
+    files.set(normal(basename(path).replace(/\.ko(\.\w+)?$/, "")), join(kernel.modulesFolder, path));
+  }
+  const builtin = builtinModules(kernel);
+  const ordered = new Map<string, Module>();
+  const add = async (name: string, neededBy: string): Promise<void> => {
+    const key = normal(name);
+    if (ordered.has(key) || builtin.has(key)) return;
+    const path = files.get(key);
+    if (path === undefined) {
+      throw new GimbalError("build-failed", {
+        tried: "find",
+        on: `the kernel module ${name}`,
+        why: `${neededBy} needs it and kernel ${kernel.version} has none of that name`,
+        todo: "mend the modules of the board's board.ts",
+      });
+    }
+    for (const dependency of await dependenciesOf(path)) await add(dependency, name);
+    ordered.set(key, { name: basename(path), path });
+  };
+  for (const name of wanted) await add(name, "the board");
+  return [...ordered.values()];
+}
+
+function builtinModules(kernel: KernelTree): ReadonlySet<string> {
+  const lines = readFileSync(join(kernel.modulesFolder, "modules.builtin"), "utf8").split("\n");
+  return new Set(lines.filter((line) => line !== "").map((line) => normal(basename(line, ".ko"))));
+}
+
+/** `depends=` and the `pre:` part of `softdep=`, as the module itself says. */
+async function dependenciesOf(path: string): Promise<readonly string[]> {
+  const packed = /\.(xz|zst)$/.exec(path)?.[1];
+  const bytes = packed === undefined ? readFileSync(path) : await command(packed === "xz" ? "xz" : "zstd", ["-dc", path]);
+  return fieldOf(bytes, "depends").split(",").filter((name) => name !== "");
+}
+
+/** A field of .modinfo; its strings stand one behind the other, each ended by a NUL. Empty where it is absent. */
+export function fieldOf(module: Buffer, field: string): string {
+  const at = module.indexOf(`\0${field}=`);
+  if (at < 0) return "";
+  const start = at + field.length + 2;
+  return module.toString("latin1", start, module.indexOf(0, start));
+}
