@@ -177,6 +177,10 @@ export interface Kernel {
   sync(): void;
   /** syslog(2) action 8: messages below this level reach the console. */
   setConsoleLogLevel(level: number): void;
+  /** clock_settime(2) of CLOCK_REALTIME, in whole seconds since 1970. */
+  setClock(unixSeconds: bigint): void;
+  /** WDIOC_SETTIMEOUT on an open watchdog device; returns the seconds that the hardware took. */
+  setWatchdogTimeout(fd: number, seconds: number): number;
 
   // process.cc
   /** prctl(2) PR_SET_DUMPABLE. */
