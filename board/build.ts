@@ -16,7 +16,7 @@ import { type Board, loadBoard, releaseNumber } from "./board.ts";
 import { commandLineOf } from "./command-line.ts";
 import { type Package, verifiedPackages } from "./debian/packages.ts";
 import { firmwarePackage, libraryPackages, stubPackage, toolPackages } from "./debian/wanted.ts";
-import { buildImage } from "./image.ts";
+import { builtGuestos, writeDisk } from "./image.ts";
 import { enrolVariables, type Keys, keysForBuild } from "./keys.ts";
 import { buildUki } from "./uki.ts";
 
@@ -136,7 +136,7 @@ function findLibrary(packages: ReadonlyMap<string, Package>, soname: string): st
 /** Has the addon and the shim built; they are the work of addon/build.ts. */
 async function buildAddon(): Promise<{ addon: string; shim: string }> {
   const folder = join(repository, "build/x64");
-  if (!existsSync(join(repository, "addon/build.ts"))) return { addon: "/lib/x86_64-linux-gnu/libdl.so.2", shim: "/bin/true" }; // until addon/ is there
+  if (process.env["GIMBAL_ADDON"] ?? !existsSync(join(repository, "addon/build.ts"))) return { addon: process.env["GIMBAL_ADDON"] ?? "/lib/x86_64-linux-gnu/libdl.so.2", shim: "/bin/true" }; // until addon/ is there
   await command(process.execPath, [join(repository, "addon/build.ts"), "x64"], { cwd: repository });
   return { addon: join(folder, "gimbal.node"), shim: join(folder, "shim") };
 }
@@ -218,7 +218,7 @@ if (import.meta.main) {
     const board = await loadBoard(name ?? "");
     const result = await buildBoard(board);
     say("UKI", `build/${board.name}/uki.efi`, 0, readFileSync(result.ukiPath).length);
-    if (flags.includes("--image")) await buildImage(result);
+    if (flags.includes("--image")) await writeDisk(join(result.folder, "disk.img"), board, { ukiPath: result.ukiPath, guestosFolders: builtGuestos(repository) });
     await saveDigests();
   } catch (error) {
     if (!(error instanceof GimbalError)) throw error;
