@@ -44,6 +44,8 @@ export type Use = {
   readonly encryptCommand?: boolean;
   /** The TPM encrypts the first parameter of the response. */
   readonly encryptResponse?: boolean;
+  /** The auth value that the command sets: the response's HMAC is made with it already. */
+  readonly newAuth?: Uint8Array;
 };
 
 export type Answer<Response> = {
@@ -88,8 +90,9 @@ export async function execute<Handles extends string, Request extends object, Re
     sent.octets.fill(0);
     const head = decodeFirst(header, octets);
     if (head.is === "refused") throw forged(is.name, head.reason);
-    const { code, tag } = head.value;
-    if (code === 0) return openResponse(tpm, is, entities, sent, tag, head.rest);
+    const { code, tag, length } = head.value;
+    if (length !== octets.length) throw forged(is.name, "wrong length");
+    if (code === 0) return openResponse(tpm, is, sent, tag, head.rest);
     const wait = attempt < waitsMs.length && mayRetry(code) ? waitsMs[attempt] : undefined;
     if (wait === undefined) throw refusalError(is.name, code);
     await new Promise((resolve) => setTimeout(resolve, wait));
@@ -222,7 +225,6 @@ function cipherFirst(
 async function openResponse<Handles extends string, Request extends object, Response extends object>(
   tpm: Transport,
   is: Command<Handles, Request, Response>,
-  entities: readonly Entity[],
   sent: Sent,
   tag: number,
   octets: Uint8Array,
@@ -232,9 +234,7 @@ async function openResponse<Handles extends string, Request extends object, Resp
   try {
     const withSessions = sent.uses.length > 0;
     if (tag !== (withSessions ? sessionsTag : plainTag)) throw forged(is.name, "wrong structure tag");
-    const parameters = withSessions
-      ? checkSessions(is, entities, sent, created.rest)
-      : new Uint8Array(created.rest);
+    const parameters = withSessions ? checkSessions(is, sent, created.rest) : new Uint8Array(created.rest);
     const response = decode(is.response, parameters);
     if (response.is === "refused") throw forged(is.name, response.reason);
     return { handle: created.value, response: response.value };
@@ -248,7 +248,6 @@ async function openResponse<Handles extends string, Request extends object, Resp
 /** Checks each session's HMAC, rolls the nonces, and gives the parameters in the clear. */
 function checkSessions(
   is: { readonly name: string; readonly code: number },
-  _entities: readonly Entity[],
   sent: Sent,
   octets: Uint8Array,
 ): Uint8Array {
@@ -262,7 +261,8 @@ function checkSessions(
     if (area.is === "refused") throw forged(is.name, area.reason);
     areas = area.rest;
     if (!pass) continue;
-    const { session, nonceCaller, auth } = pass;
+    const { session, nonceCaller } = pass;
+    const auth = pass.newAuth ?? pass.auth;
     const { nonce, attributes, hmac } = area.value;
     const parameterHash = hashOf(session.hash, u32Octets(0), u32Octets(is.code), split.value);
     const expected = hmacOf(

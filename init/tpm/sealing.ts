@@ -118,7 +118,7 @@ export async function unsealDiskKey(tpm: Transport, request: UnsealRequest): Pro
     await satisfyRelease(tpm, session, sealed.releaseKey, policy);
     if (sealed.bound.size > 0) await satisfyPcrs(tpm, session, sealed.bound);
     await using object = await loadSealed(tpm, parent, sealed);
-    return unsealObject(tpm, session, object);
+    return await unsealObject(tpm, session, object); // awaited here, before session and object are disposed of
   });
 }
 

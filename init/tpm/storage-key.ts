@@ -6,9 +6,9 @@
  */
 import { GimbalError, reasonOf } from "../errors.ts";
 import { createPrimary, evictControl, getCapability, readPublic } from "./commands.ts";
-import { execute, flushQuietly } from "./execute.ts";
+import { execute, flushQuietly, type Use } from "./execute.ts";
 import { rc, refusedWith } from "./response-code.ts";
-import { handleEntity, type KeyEntity, nameOf } from "./session.ts";
+import { type Entity, handleEntity, type KeyEntity, nameOf, startSession } from "./session.ts";
 import { aes128Cfb, objectBits, type PublicArea, permanentHandles } from "./structures.ts";
 import type { Transport } from "./transport.ts";
 
@@ -121,17 +121,14 @@ export async function makePrimary(
   type: StorageKeyType,
   ownerAuth?: Uint8Array,
 ): Promise<StorageKey> {
-  const hierarchy = handleEntity(permanentHandles.owner, ownerAuth);
-  const { handle, response } = await execute(
-    tpm,
-    createPrimary,
-    { hierarchy },
-    {
-      sensitive: { auth: new Uint8Array(), data: new Uint8Array() },
-      public: storageTemplates[type],
-      outsideInfo: new Uint8Array(),
-      pcrs: [],
-    },
+  const request = {
+    sensitive: { auth: new Uint8Array(), data: new Uint8Array() },
+    public: storageTemplates[type],
+    outsideInfo: new Uint8Array(),
+    pcrs: [],
+  };
+  const { handle, response } = await asOwner(tpm, ownerAuth, (hierarchy, uses) =>
+    execute(tpm, createPrimary, { hierarchy }, request, uses),
   ).catch((error: unknown) => {
     if (!refusedWith(error, rc.badAuth, rc.authFail)) throw error;
     throw new GimbalError(
@@ -164,6 +161,19 @@ export async function makePrimary(
   return { ...key, [Symbol.asyncDispose]: dispose };
 }
 
+/** Runs a command of the owner: with its auth value in an HMAC session, where there is one. */
+async function asOwner<T>(
+  tpm: Transport,
+  ownerAuth: Uint8Array | undefined,
+  run: (hierarchy: Entity, uses: readonly Use[]) => Promise<T>,
+): Promise<T> {
+  const hierarchy = handleEntity(permanentHandles.owner, ownerAuth);
+  if (!ownerAuth?.length) return run(hierarchy, []);
+  // Not salted: what a salt would be made for is only about to be made. The value itself never crosses the bus.
+  await using session = await startSession(tpm, "hmac");
+  return await run(hierarchy, [{ session }]);
+}
+
 function persistentKey(key: KeyEntity): StorageKey {
   return { ...key, persistent: true, [Symbol.asyncDispose]: async () => undefined };
 }
@@ -174,9 +184,10 @@ async function keep(
   made: StorageKey,
   ownerAuth?: Uint8Array,
 ): Promise<StorageKey | undefined> {
-  const hierarchy = handleEntity(permanentHandles.owner, ownerAuth);
   try {
-    await execute(tpm, evictControl, { hierarchy, object: made }, { persistent: storageKeyHandle });
+    await asOwner(tpm, ownerAuth, (hierarchy, uses) =>
+      execute(tpm, evictControl, { hierarchy, object: made }, { persistent: storageKeyHandle }, uses),
+    );
   } catch (error) {
     if (refusedWith(error, rc.nvSpace, rc.nvDefined)) return undefined;
     await made[Symbol.asyncDispose]();
