@@ -30,7 +30,6 @@ const fileSystems = [
 const containers = [
   "veth",
   "bridge",
-  "dummy",
   "macvlan",
   "tun",
   "nfnetlink",

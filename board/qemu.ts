@@ -4,11 +4,14 @@
  * the path of a unix socket may have only 107 octets.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { openSync } from "node:fs";
-import { cp, mkdir, rm } from "node:fs/promises";
-import { existsSync } from "node:fs";
+import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
+import { cp, mkdir, rename, rm } from "node:fs/promises";
+import { connect, type Socket } from "node:net";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { GimbalError } from "../init/errors.ts";
 import { command } from "../initramfs/command.ts";
+import { Monitor } from "./monitor.ts";
 
 export type Disk = {
   readonly path: string;
@@ -87,7 +90,7 @@ function diskArguments({ path, format, serial, bus }: Disk, index: number): stri
   const order = `drive=${id},serial=${serial},bootindex=${index + 1}`;
   if (bus === "virtio") return [...drive, "-device", `virtio-blk-pci,${order}`];
   if (bus === "nvme") return [...drive, "-device", `nvme,${order}`];
-  return [...drive, "-device", `ide-hd,bus=ide.${index},${order.replace("serial=", "serial=")}`];
+  return [...drive, "-device", `ide-hd,bus=ide.${index},${order}`];
 }
 
 function networkArguments(network: MachineSettings["network"]): string[] {
@@ -96,9 +99,9 @@ function networkArguments(network: MachineSettings["network"]): string[] {
 }
 
 /** Prepares the folder: firmware variables and TPM state, each only where it is not there yet. */
-export async function prepareState(folder: string, variablesPath: string, tpm: boolean): Promise<void> {
+export async function prepareState(folder: string, variablesPath: string | undefined, tpm: boolean): Promise<void> {
   await mkdir(folder, { recursive: true });
-  if (!existsSync(join(folder, "vars.fd"))) await cp(variablesPath, join(folder, "vars.fd"));
+  if (variablesPath !== undefined && !existsSync(join(folder, "vars.fd"))) await cp(variablesPath, join(folder, "vars.fd"));
   if (tpm && !existsSync(join(folder, "tpm"))) await makeTpm(folder);
 }
 
@@ -113,37 +116,104 @@ async function makeTpm(folder: string): Promise<void> {
     ],
     { cwd: folder },
   );
-  await command("mv", ["tpm.new", "tpm"], { cwd: folder });
+  await rename(join(folder, "tpm.new"), join(folder, "tpm"));
 }
 
-export type Machine = { readonly qemu: ChildProcess; readonly tpm: ChildProcess | undefined };
+/** A running machine. Whoever holds it ends it: `kill`, or the guest powers off. */
+export class Machine {
+  readonly qemu: ChildProcess;
+  readonly monitor: Monitor;
+  /** Both directions of the first serial port, from the first octet on. */
+  readonly serial: Socket;
+  /** How QEMU ended: a status or a signal's name. */
+  readonly ended: Promise<number | string>;
+  readonly #tpm: ChildProcess | undefined;
+
+  constructor(qemu: ChildProcess, tpm: ChildProcess | undefined, monitor: Monitor, serial: Socket) {
+    this.qemu = qemu;
+    this.#tpm = tpm;
+    this.monitor = monitor;
+    this.serial = serial;
+    this.ended = new Promise((resolve) => {
+      const report = () => resolve(qemu.exitCode ?? qemu.signalCode ?? "unknown");
+      if (qemu.exitCode !== null || qemu.signalCode !== null) report();
+      else qemu.once("exit", report);
+    });
+  }
+
+  /** The end of a machine that is told nothing: as if its power cord were pulled. */
+  async kill(): Promise<void> {
+    this.qemu.kill("SIGKILL");
+    await this.ended;
+    this.monitor.close();
+    this.serial.destroy();
+    // swtpm ends by itself when QEMU is gone; one that does not would hold its state folder
+    if (this.#tpm !== undefined && !(await endsWithin(this.#tpm, 3000))) this.#tpm.kill("SIGKILL");
+  }
+}
 
 /** Starts the TPM, then QEMU. What both write on standard error goes to qemu.log and swtpm.log in the folder. */
 export async function startMachine(settings: MachineSettings): Promise<Machine> {
   const { folder } = settings;
   for (const name of Object.values(sockets)) await rm(join(folder, name), { force: true });
-  const log = (name: string) => openSync(join(folder, name), "w");
-  const stdio = (name: string) => ["ignore", log(name), log(name)] as const;
-  let tpm: ChildProcess | undefined;
-  if (settings.tpm) {
-    tpm = spawn(
-      "swtpm",
-      ["socket", "--tpm2", "--tpmstate", "dir=tpm", "--ctrl", `type=unixio,path=${sockets.tpm}`, "--terminate"],
-      { cwd: folder, stdio: [...stdio("swtpm.log")] },
+  const tpm = settings.tpm ? await startTpm(folder) : undefined;
+  const qemu = spawnIn(folder, "qemu-system-x86_64", qemuArguments(settings), "qemu.log");
+  try {
+    await appears(join(folder, sockets.serial), qemu);
+    const serial = await connected(join(folder, sockets.serial));
+    await appears(join(folder, sockets.monitor), qemu);
+    return new Machine(qemu, tpm, await Monitor.open(join(folder, sockets.monitor)), serial);
+  } catch (error) {
+    qemu.kill("SIGKILL");
+    tpm?.kill("SIGKILL");
+    throw new GimbalError(
+      "build-failed",
+      { tried: "start", on: "QEMU", why: readFileSync(join(folder, "qemu.log"), "utf8").trim().split("\n").at(-1) ?? "" },
+      error,
     );
-    await appears(join(folder, sockets.tpm), tpm);
   }
-  const qemu = spawn("qemu-system-x86_64", qemuArguments(settings), { cwd: folder, stdio: [...stdio("qemu.log")] });
-  return { qemu, tpm };
+}
+
+async function startTpm(folder: string): Promise<ChildProcess> {
+  const control = ["--ctrl", `type=unixio,path=${sockets.tpm}`, "--terminate"];
+  const tpm = spawnIn(folder, "swtpm", ["socket", "--tpm2", "--tpmstate", "dir=tpm", ...control], "swtpm.log");
+  await appears(join(folder, sockets.tpm), tpm);
+  return tpm;
+}
+
+function spawnIn(folder: string, program: string, args: readonly string[], logName: string): ChildProcess {
+  const log = openSync(join(folder, logName), "w");
+  const child = spawn(program, args, { cwd: folder, stdio: ["ignore", log, log] });
+  closeSync(log);
+  return child;
 }
 
 /** Waits until a socket's file is there; fails when its program ends before. */
-export async function appears(path: string, program: ChildProcess, timeoutMs = 20_000): Promise<void> {
+async function appears(path: string, program: ChildProcess, timeoutMs = 20_000): Promise<void> {
   const end = Date.now() + timeoutMs;
   while (!existsSync(path)) {
     if (program.exitCode !== null || program.signalCode !== null || Date.now() > end) {
       throw new Error(`${program.spawnfile} ended before ${path} was there`);
     }
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    await sleep(20);
   }
+}
+
+async function connected(path: string): Promise<Socket> {
+  const socket = connect(path);
+  await new Promise<void>((resolve, reject) => {
+    socket.once("connect", () => resolve());
+    socket.once("error", reject);
+  });
+  socket.on("error", () => {}); // QEMU ended: its exit status says more
+  return socket;
+}
+
+async function endsWithin(child: ChildProcess, timeoutMs: number): Promise<boolean> {
+  const end = Date.now() + timeoutMs;
+  while (child.exitCode === null && child.signalCode === null) {
+    if (Date.now() > end) return false;
+    await sleep(20);
+  }
+  return true;
 }

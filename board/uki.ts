@@ -40,13 +40,7 @@ export async function unsignedUki(inputs: UkiInputs): Promise<Buffer> {
 }
 
 /** PCR 11 at the moment of unsealing. */
-export const pcr11Of = (uki: Uint8Array): Uint8Array => {
-  try {
-    return predictPcr11(uki, ["enter-initrd"]);
-  } catch {
-    return Buffer.alloc(32); // until init/measure is there
-  }
-};
+export const pcr11Of = (uki: Uint8Array): Uint8Array => predictPcr11(uki, ["enter-initrd"]);
 
 /** The finished, signed UKI as a file in the cache, with the PCR 11 it will have at unsealing. */
 export async function buildUki(inputs: UkiInputs, signer: Signer): Promise<{ path: string; pcr11: string }> {
@@ -66,7 +60,7 @@ export async function buildUki(inputs: UkiInputs, signer: Signer): Promise<{ pat
       "UKI",
       "signed kernel image",
       async () => {
-        const policy = Buffer.from(signOrNothing(inputs.releaseKey, pcr11));
+        const policy = Buffer.from(signPcrPolicy(inputs.releaseKey, pcr11));
         const unsigned = `${target}.unsigned`;
         await writeAtomic(unsigned, appendSections(stub, [...sections, { name: ".pcrsig", data: policy }]));
         try {
@@ -85,12 +79,4 @@ export async function buildUki(inputs: UkiInputs, signer: Signer): Promise<{ pat
 /** Signs an EFI program for Secure Boot. */
 export async function signEfi(from: string, to: string, { keyPath, certificatePath }: Signer): Promise<void> {
   await command("sbsign", ["--key", keyPath, "--cert", certificatePath, "--output", to, from]);
-}
-
-function signOrNothing(key: string, pcr11: Uint8Array): string {
-  try {
-    return signPcrPolicy(key, pcr11);
-  } catch {
-    return "{}"; // until init/measure is there
-  }
 }

@@ -10,7 +10,7 @@ import { command } from "./command.ts";
 import { character, directory, type Entry, file, link, writeCpio } from "./cpio.ts";
 import { type FindLibrary, librariesOf, loaderSoname } from "./libraries.ts";
 import { patchLoader } from "./loader.ts";
-import { type KernelTree, modulesInOrder } from "./modules.ts";
+import { type KernelTree, modulesInOrder, readModule } from "./modules.ts";
 import { step } from "./step.ts";
 
 export type InitramfsInputs = {
@@ -73,7 +73,9 @@ export async function initramfsEntries(inputs: InitramfsInputs): Promise<{ progr
     link(`lib64/${loaderSoname}`, `../${ours}/ld.so`),
     ...toolLibraries.map(([name, path]) => file(`usr/lib/${name}`, readFileSync(path), 0o755)),
     ...Object.entries(inputs.tools).map(([path, from]) => file(path, readFileSync(from), 0o755)),
-    ...modules.map((module) => file(`usr/${modulesFolder}/${module.name}`, readFileSync(module.path))),
+    ...(await Promise.all(
+      modules.map(async ({ name, path }) => file(`usr/${modulesFolder}/${name}`, await readModule(path))),
+    )),
     file("etc/gimbal/modules", modules.map((module) => `/${modulesFolder}/${module.name}\n`).join("")),
     ...Object.entries(inputs.files).map(([path, content]) => file(path, content)),
     ...skeleton,

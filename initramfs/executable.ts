@@ -5,7 +5,8 @@
 import { chmod, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { join } from "node:path";
-import { build } from "esbuild";
+import { build, type BuildFailure } from "esbuild";
+import { GimbalError } from "../init/errors.ts";
 import { cached, digestOf, fileDigest, temporaryOf } from "./cache.ts";
 import { command } from "./command.ts";
 import { patchInterpreter } from "./elf.ts";
@@ -59,6 +60,13 @@ async function bundled(entry: string): Promise<Uint8Array> {
     logLevel: "silent",
     // cbor-x asks for its native extra and goes on without it
     external: ["cbor-extract"],
+  }).catch((error: BuildFailure) => {
+    const [first] = error.errors ?? [];
+    throw new GimbalError("build-failed", {
+      tried: "bundle",
+      on: entry,
+      why: first ? `${first.location?.file ?? ""}:${first.location?.line ?? ""}: ${first.text}` : error.message,
+    });
   });
   const [output] = result.outputFiles;
   if (output === undefined) throw new Error(`esbuild made nothing of ${entry}`);

@@ -16,6 +16,7 @@ export type KernelTree = {
   readonly modulesFolder: string;
 };
 
+/** `name` is the file's name on the device, without ".xz": there it is not packed. */
 export type Module = { readonly name: string; readonly path: string };
 
 /** The kernel treats "-" and "_" in module names as the same sign. */
@@ -45,8 +46,8 @@ export async function modulesInOrder(kernel: KernelTree, wanted: readonly string
         todo: "mend the modules of the board's board.ts",
       });
     }
-    for (const dependency of await dependenciesOf(path)) await add(dependency, name);
-    ordered.set(key, { name: basename(path), path });
+    for (const dependency of dependenciesOf(await readModule(path))) await add(dependency, name);
+    ordered.set(key, { name: basename(path).replace(/\.(xz|zst)$/, ""), path });
   };
   for (const name of wanted) await add(name, "the board");
   return [...ordered.values()];
@@ -57,11 +58,21 @@ function builtinModules(kernel: KernelTree): ReadonlySet<string> {
   return new Set(lines.filter((line) => line !== "").map((line) => normal(basename(line, ".ko"))));
 }
 
-/** `depends=` and the `pre:` part of `softdep=`, as the module itself says. */
-async function dependenciesOf(path: string): Promise<readonly string[]> {
+/** What the module itself says in `depends=`. */
+function dependenciesOf(module: Buffer): readonly string[] {
+  return fieldOf(module, "depends")
+    .split(",")
+    .filter((name) => name !== "");
+}
+
+/**
+ * A module as the kernel loads it, unpacked, its signature included. In the initramfs all modules together pack as well
+ * as each by itself, and under emulation the kernel needs three times as long for packed ones.
+ */
+export async function readModule(path: string): Promise<Buffer> {
   const packed = /\.(xz|zst)$/.exec(path)?.[1];
-  const bytes = packed === undefined ? readFileSync(path) : await command(packed === "xz" ? "xz" : "zstd", ["-dc", path]);
-  return fieldOf(bytes, "depends").split(",").filter((name) => name !== "");
+  if (packed === undefined) return readFileSync(path);
+  return command(packed === "xz" ? "xz" : "zstd", ["-dc", path]);
 }
 
 /** A field of .modinfo; its strings stand one behind the other, each ended by a NUL. Empty where it is absent. */
