@@ -37,11 +37,31 @@ function canOpenKvm(): boolean {
   }
 }
 
-const trialMachine = ["-accel", "kvm", "-cpu", "max", "-m", "512", "-nodefaults", "-display", "none", "-serial", "stdio"];
+const trialMachine = [
+  "-accel",
+  "kvm",
+  "-cpu",
+  "max",
+  "-m",
+  "512",
+  "-nodefaults",
+  "-display",
+  "none",
+  "-serial",
+  "stdio",
+];
 
 async function kernelBoots(kernelPath: string): Promise<boolean> {
   const append = ["-append", "console=ttyS0 panic=-1"];
-  const output = await trial(10, ["-machine", "q35", ...trialMachine, "-no-reboot", "-kernel", kernelPath, ...append]);
+  const output = await trial(10, [
+    "-machine",
+    "q35",
+    ...trialMachine,
+    "-no-reboot",
+    "-kernel",
+    kernelPath,
+    ...append,
+  ]);
   return output.includes("Kernel panic"); // no initramfs: that far it must come
 }
 

@@ -16,8 +16,9 @@ import { type Board, loadBoard, releaseNumber } from "./board.ts";
 import { commandLineOf } from "./command-line.ts";
 import { type Package, verifiedPackages } from "./debian/packages.ts";
 import { firmwarePackage, libraryPackages, stubPackage, toolPackages } from "./debian/wanted.ts";
-import { builtGuestos, writeDisk } from "./image.ts";
+import { builtGuestos } from "./image.ts";
 import { enrolVariables, type Keys, keysForBuild } from "./keys.ts";
+import { writeRelease } from "./release.ts";
 import { buildUki } from "./uki.ts";
 
 export const repository = join(import.meta.dirname, "..");
@@ -76,7 +77,8 @@ const packagesOf = (board: Board): string[] => [
 
 function fileIn(packages: ReadonlyMap<string, Package>, name: string, path: string): string {
   const folder = packages.get(name)?.folder;
-  if (folder === undefined || !existsSync(join(folder, path))) throw new Error(`package ${name} has no ${path}`);
+  if (folder === undefined || !existsSync(join(folder, path)))
+    throw new Error(`package ${name} has no ${path}`);
   return join(folder, path);
 }
 
@@ -105,9 +107,14 @@ async function initramfsInputs(
   kernel: KernelTree,
 ): Promise<InitramfsInputs> {
   const addon = await buildAddon();
-  const tools = Object.entries(toolsOnDevice).map(([path, [name, from]]) => [path, fileIn(packages, name, from)]);
+  const tools = Object.entries(toolsOnDevice).map(([path, [name, from]]) => [
+    path,
+    fileIn(packages, name, from),
+  ]);
   return {
-    executablePath: await buildExecutable({ entry: process.env["GIMBAL_INIT"] ?? join(repository, "init/main.ts") }),
+    executablePath: await buildExecutable({
+      entry: process.env["GIMBAL_INIT"] ?? join(repository, "init/main.ts"),
+    }),
     addonPath: addon.addon,
     shimPath: addon.shim,
     tools: Object.fromEntries(tools),
@@ -136,7 +143,8 @@ function findLibrary(packages: ReadonlyMap<string, Package>, soname: string): st
 /** Has the addon and the shim built; they are the work of addon/build.ts. */
 async function buildAddon(): Promise<{ addon: string; shim: string }> {
   const folder = join(repository, "build/x64");
-  if (process.env["GIMBAL_ADDON"] ?? !existsSync(join(repository, "addon/build.ts"))) return { addon: process.env["GIMBAL_ADDON"] ?? "/lib/x86_64-linux-gnu/libdl.so.2", shim: "/bin/true" }; // until addon/ is there
+  if (process.env["GIMBAL_ADDON"] ?? !existsSync(join(repository, "addon/build.ts")))
+    return { addon: process.env["GIMBAL_ADDON"] ?? "/lib/x86_64-linux-gnu/libdl.so.2", shim: "/bin/true" }; // until addon/ is there
   await command(process.execPath, [join(repository, "addon/build.ts"), "x64"], { cwd: repository });
   return { addon: join(folder, "gimbal.node"), shim: join(folder, "shim") };
 }
@@ -167,7 +175,10 @@ function sourceTime(): number {
   const given = process.env["SOURCE_DATE_EPOCH"];
   if (given !== undefined && /^\d+$/.test(given)) return Number(given);
   try {
-    const time = execFileSync("git", ["log", "-1", "--format=%ct"], { cwd: repository, stdio: ["ignore", "pipe", "ignore"] });
+    const time = execFileSync("git", ["log", "-1", "--format=%ct"], {
+      cwd: repository,
+      stdio: ["ignore", "pipe", "ignore"],
+    });
     return Number(time.toString().trim());
   } catch {
     return 1_764_000_000; // no repository: an unpacked source archive without SOURCE_DATE_EPOCH
@@ -186,10 +197,15 @@ async function placeResults(
   await place(made.uki.path, at("uki.efi"));
   await place(made.initramfs, at("initramfs.cpio.zst"));
   await place(made.kernel.imagePath, at("vmlinuz"));
-  await place(fileIn(packages, firmwarePackage, "usr/share/OVMF/OVMF_CODE_4M.secboot.fd"), at("OVMF_CODE.fd"));
+  await place(
+    fileIn(packages, firmwarePackage, "usr/share/OVMF/OVMF_CODE_4M.secboot.fd"),
+    at("OVMF_CODE.fd"),
+  );
   await place(fileIn(packages, firmwarePackage, "usr/share/OVMF/OVMF_VARS_4M.fd"), at("OVMF_VARS.empty.fd"));
-  const enrolled = digestOf(await fileDigest(at("OVMF_VARS.empty.fd")), ...(await Promise.all(
-    Object.values(keys.signatureLists).map(fileDigest))));
+  const enrolled = digestOf(
+    await fileDigest(at("OVMF_VARS.empty.fd")),
+    ...(await Promise.all(Object.values(keys.signatureLists).map(fileDigest))),
+  );
   if (!existsSync(at("OVMF_VARS.fd")) || readIfThere(at("OVMF_VARS.of")) !== enrolled) {
     await enrolVariables(keys, at("OVMF_VARS.empty.fd"), at("OVMF_VARS.fd"));
     await writeAtomic(at("OVMF_VARS.of"), enrolled);
@@ -210,7 +226,8 @@ async function placeResults(
   return result;
 }
 
-const readIfThere = (path: string): string | undefined => (existsSync(path) ? readFileSync(path, "utf8") : undefined);
+const readIfThere = (path: string): string | undefined =>
+  existsSync(path) ? readFileSync(path, "utf8") : undefined;
 
 if (import.meta.main) {
   const [name, ...flags] = process.argv.slice(2);
@@ -218,7 +235,10 @@ if (import.meta.main) {
     const board = await loadBoard(name ?? "");
     const result = await buildBoard(board);
     say("UKI", `build/${board.name}/uki.efi`, 0, readFileSync(result.ukiPath).length);
-    if (flags.includes("--image")) await writeDisk(join(result.folder, "disk.img"), board, { ukiPath: result.ukiPath, guestosFolders: builtGuestos(repository) });
+    if (flags.includes("--image")) {
+      const files = { ukiPath: result.ukiPath, guestosFolders: builtGuestos(repository) };
+      await writeRelease(result.folder, board, packageVersion(), files);
+    }
     await saveDigests();
   } catch (error) {
     if (!(error instanceof GimbalError)) throw error;

@@ -3,12 +3,11 @@
  * the same octets: ids come from a seed, times from the sources.
  */
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, statSync } from "node:fs";
-import { open, rename, rm, truncate, writeFile } from "node:fs/promises";
+import { existsSync, readdirSync } from "node:fs";
+import { rename, rm, truncate, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { digestOf, fileDigest, temporaryOf, writeAtomic } from "../initramfs/cache.ts";
+import { digestOf, fileDigest, temporaryOf } from "../initramfs/cache.ts";
 import { command } from "../initramfs/command.ts";
-import { step } from "../initramfs/step.ts";
 import type { Board } from "./board.ts";
 
 export type BootFiles = {
@@ -80,7 +79,11 @@ export async function writeBootPartition(path: string, board: Board, files: Boot
   const env = { MTOOLS_SKIP_CHECK: "1", SOURCE_DATE_EPOCH: "1735689600", TZ: "UTC" };
   const serial = createHash("sha256").update(board.name).digest("hex").slice(0, 8);
   const sectors = String(boot.sizeBytes / 512);
-  await command("mformat", ["-i", drive, "-F", "-T", sectors, "-h", "255", "-s", "63", "-N", serial, "-v", "GIMBAL", "::"], { env });
+  await command(
+    "mformat",
+    ["-i", drive, "-F", "-T", sectors, "-h", "255", "-s", "63", "-N", serial, "-v", "GIMBAL", "::"],
+    { env },
+  );
   await command("mmd", ["-i", drive, "::/EFI", "::/EFI/BOOT", "::/gimbal", "::/gimbal/guestos"], { env });
   await command("mcopy", ["-i", drive, files.ukiPath, "::/EFI/BOOT/BOOTX64.EFI"], { env });
   for (const folder of files.guestosFolders) {
@@ -94,7 +97,14 @@ export async function writeBootPartition(path: string, board: Board, files: Boot
 
 /** Makes an extent of a file a hole again: zeros that take no space. */
 async function punch(path: string, { offsetBytes, sizeBytes }: Extent): Promise<void> {
-  await command("fallocate", ["--punch-hole", "--offset", String(offsetBytes), "--length", String(sizeBytes), path]);
+  await command("fallocate", [
+    "--punch-hole",
+    "--offset",
+    String(offsetBytes),
+    "--length",
+    String(sizeBytes),
+    path,
+  ]);
 }
 
 /** The GuestOSes that the build made: build/guestos/<name>-<version>/ with a manifest. */

@@ -41,7 +41,8 @@ const ownerGuid = "6d1c0c1e-55a0-4ae5-9c9b-7b1d6f3a9e10";
 export async function keysForBuild(env: NodeJS.ProcessEnv = process.env): Promise<Keys> {
   const folder = env["GIMBAL_KEYS"] ?? developmentKeysFolder;
   const production = env["PRODUCTION"] === "1";
-  if (folder === developmentKeysFolder && !production && !existsSync(folder)) await makeDevelopmentKeys(folder);
+  if (folder === developmentKeysFolder && !production && !existsSync(folder))
+    await makeDevelopmentKeys(folder);
   const keys = keysIn(folder, !production);
   await checkKeys(keys, production);
   return keys;
@@ -64,7 +65,9 @@ function keysIn(folder: string, development: boolean): Keys {
 
 async function checkKeys(keys: Keys, production: boolean): Promise<void> {
   const { folder, development: _, ...files } = keys;
-  const paths = Object.values(files).flatMap((each) => (typeof each === "string" ? [each] : Object.values(each)));
+  const paths = Object.values(files).flatMap((each) =>
+    typeof each === "string" ? [each] : Object.values(each),
+  );
   const missing = paths.find((path) => !existsSync(path));
   if (!production && missing === undefined) return;
   const isDevelopment = existsSync(join(folder, developmentMark)) || (await hasDevelopmentCertificate(paths));
@@ -73,7 +76,7 @@ async function checkKeys(keys: Keys, production: boolean): Promise<void> {
     tried: production ? "make a production image with" : "build with",
     on: `the keys in ${folder}`,
     why: isDevelopment ? "they are development keys" : `${missing} is missing`,
-    todo: "make real ones as docs/boards.md, \"Production keys\", says and name their folder in GIMBAL_KEYS",
+    todo: 'make real ones as docs/boards.md, "Production keys", says and name their folder in GIMBAL_KEYS',
   });
 }
 
@@ -91,7 +94,10 @@ async function makeDevelopmentKeys(folder: string): Promise<void> {
     const temporary = temporaryOf(folder);
     await mkdir(temporary, { recursive: true, mode: 0o700 });
     try {
-      await writeFile(join(temporary, developmentMark), "Made by a build for trying things out. Never for a product.\n");
+      await writeFile(
+        join(temporary, developmentMark),
+        "Made by a build for trying things out. Never for a product.\n",
+      );
       for (const name of efiNames) await makeEfiKey(temporary, name);
       await makeReleaseKey(temporary);
       await makePlatformCa(temporary);
@@ -114,7 +120,15 @@ async function makeEfiKey(folder: string, name: (typeof efiNames)[number]): Prom
 
 async function makeReleaseKey(folder: string): Promise<void> {
   const [key, publicKey] = [join(folder, "release.key"), join(folder, "release.pub")];
-  await command("openssl", ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key]);
+  await command("openssl", [
+    "genpkey",
+    "-algorithm",
+    "EC",
+    "-pkeyopt",
+    "ec_paramgen_curve:P-256",
+    "-out",
+    key,
+  ]);
   await command("openssl", ["pkey", "-in", key, "-pubout", "-out", publicKey]);
 }
 
@@ -133,5 +147,6 @@ async function makePlatformCa(folder: string): Promise<void> {
 export async function enrolVariables(keys: Keys, emptyVariables: string, target: string): Promise<void> {
   await writeFile(target, await readFile(emptyVariables));
   // PK last: setting it ends setup mode
-  for (const name of ["db", "KEK", "PK"] as const) await command("flash-var", [target, name, keys.signatureLists[name]]);
+  for (const name of ["db", "KEK", "PK"] as const)
+    await command("flash-var", [target, name, keys.signatureLists[name]]);
 }

@@ -47,4 +47,10 @@ const containers = [
 export const commonModules: readonly string[] = [...storage, ...fileSystems, ...containers];
 
 /** QEMU's devices. */
-export const virtioModules: readonly string[] = ["virtio_blk", "virtio_net", "virtio_console", "virtio-rng", "i6300esb"];
+export const virtioModules: readonly string[] = [
+  "virtio_blk",
+  "virtio_net",
+  "virtio_console",
+  "virtio-rng",
+  "i6300esb",
+];

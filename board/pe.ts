@@ -25,7 +25,13 @@ export function appendSections(image: Buffer, sections: readonly Section[]): Buf
   for (const [index, { name, data }] of sections.entries()) {
     const body = padded(data, headers.fileAlignment);
     const at = headers.table + (headers.sectionCount + index) * sectionHeaderBytes;
-    writeSectionHeader(head, at, { name, virtualBytes: data.length, address, rawBytes: body.length, rawOffset: raw });
+    writeSectionHeader(head, at, {
+      name,
+      virtualBytes: data.length,
+      address,
+      rawBytes: body.length,
+      rawOffset: raw,
+    });
     output.push(body);
     raw += body.length;
     initialized += body.length;

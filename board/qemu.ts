@@ -24,7 +24,12 @@ export type MachineSettings = {
   readonly folder: string;
   readonly boot:
     | { readonly is: "firmware"; readonly codePath: string; readonly smm: boolean }
-    | { readonly is: "kernel"; readonly kernelPath: string; readonly initrdPath: string; readonly cmdline: string };
+    | {
+        readonly is: "kernel";
+        readonly kernelPath: string;
+        readonly initrdPath: string;
+        readonly cmdline: string;
+      };
   readonly accelerator: "tcg" | "kvm";
   readonly memoryMiB: number;
   readonly cpus: number;
@@ -37,7 +42,12 @@ export type MachineSettings = {
 };
 
 /** Sockets in the machine's folder. QEMU listens on all of them and waits for somebody on `serial` before it starts. */
-export const sockets = { serial: "serial.sock", control: "control.sock", monitor: "monitor.sock", tpm: "tpm.sock" } as const;
+export const sockets = {
+  serial: "serial.sock",
+  control: "control.sock",
+  monitor: "monitor.sock",
+  tpm: "tpm.sock",
+} as const;
 
 /** The virtio-serial port on which a development image serves the control protocol. */
 export const controlPort = "org.gimbal.control";
@@ -50,7 +60,10 @@ export function qemuArguments(settings: MachineSettings): string[] {
     ...["-machine", `q35,smm=${smm ? "on" : "off"}`, "-cpu", "max"],
     ...["-smp", String(settings.cpus), "-m", String(settings.memoryMiB)],
     ...["-nodefaults", "-display", "none", "-no-user-config"],
-    ...["-chardev", `socket,id=serial,path=${sockets.serial},server=on,wait=on,logfile=serial.log,logappend=on`],
+    ...[
+      "-chardev",
+      `socket,id=serial,path=${sockets.serial},server=on,wait=on,logfile=serial.log,logappend=on`,
+    ],
     ...["-serial", "chardev:serial"],
     ...["-qmp", `unix:${sockets.monitor},server=on,wait=off`],
     ...["-device", "virtio-serial-pci"],
@@ -99,9 +112,14 @@ function networkArguments(network: MachineSettings["network"]): string[] {
 }
 
 /** Prepares the folder: firmware variables and TPM state, each only where it is not there yet. */
-export async function prepareState(folder: string, variablesPath: string | undefined, tpm: boolean): Promise<void> {
+export async function prepareState(
+  folder: string,
+  variablesPath: string | undefined,
+  tpm: boolean,
+): Promise<void> {
   await mkdir(folder, { recursive: true });
-  if (variablesPath !== undefined && !existsSync(join(folder, "vars.fd"))) await cp(variablesPath, join(folder, "vars.fd"));
+  if (variablesPath !== undefined && !existsSync(join(folder, "vars.fd")))
+    await cp(variablesPath, join(folder, "vars.fd"));
   if (tpm && !existsSync(join(folder, "tpm"))) await makeTpm(folder);
 }
 
@@ -168,7 +186,11 @@ export async function startMachine(settings: MachineSettings): Promise<Machine> 
     tpm?.kill("SIGKILL");
     throw new GimbalError(
       "build-failed",
-      { tried: "start", on: "QEMU", why: readFileSync(join(folder, "qemu.log"), "utf8").trim().split("\n").at(-1) ?? "" },
+      {
+        tried: "start",
+        on: "QEMU",
+        why: readFileSync(join(folder, "qemu.log"), "utf8").trim().split("\n").at(-1) ?? "",
+      },
       error,
     );
   }
@@ -176,7 +198,12 @@ export async function startMachine(settings: MachineSettings): Promise<Machine> 
 
 async function startTpm(folder: string): Promise<ChildProcess> {
   const control = ["--ctrl", `type=unixio,path=${sockets.tpm}`, "--terminate"];
-  const tpm = spawnIn(folder, "swtpm", ["socket", "--tpm2", "--tpmstate", "dir=tpm", ...control], "swtpm.log");
+  const tpm = spawnIn(
+    folder,
+    "swtpm",
+    ["socket", "--tpm2", "--tpmstate", "dir=tpm", ...control],
+    "swtpm.log",
+  );
   await appears(join(folder, sockets.tpm), tpm);
   return tpm;
 }

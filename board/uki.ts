@@ -3,8 +3,8 @@
  * PCR 11, signed for Secure Boot. Unsigned it is the same octets for the same inputs.
  */
 import { readFile, rm } from "node:fs/promises";
-import { predictPcr11 } from "../init/measure/uki.ts";
 import { signPcrPolicy } from "../init/measure/policy.ts";
+import { predictPcr11 } from "../init/measure/uki.ts";
 import { cached, digestOf, fileDigest, writeAtomic } from "../initramfs/cache.ts";
 import { command } from "../initramfs/command.ts";
 import { step } from "../initramfs/step.ts";

@@ -38,7 +38,11 @@ export async function buildInitramfs(inputs: InitramfsInputs): Promise<string> {
   const { program, rest } = await initramfsEntries(inputs);
   const archives = [
     { what: "executable", archive: writeCpio(program, entryTimeSeconds), level: inputs.level },
-    { what: "modules, tools, trust", archive: writeCpio(rest, entryTimeSeconds, program.length + 100), level: 19 },
+    {
+      what: "modules, tools, trust",
+      archive: writeCpio(rest, entryTimeSeconds, program.length + 100),
+      level: 19,
+    },
   ];
   const packed: string[] = [];
   for (const { what, archive, level } of archives) packed.push(await compressed(what, archive, level));
@@ -51,7 +55,9 @@ export async function buildInitramfs(inputs: InitramfsInputs): Promise<string> {
 }
 
 /** What the two archives hold; a test reads the list of executables from it. */
-export async function initramfsEntries(inputs: InitramfsInputs): Promise<{ program: Entry[]; rest: Entry[] }> {
+export async function initramfsEntries(
+  inputs: InitramfsInputs,
+): Promise<{ program: Entry[]; rest: Entry[] }> {
   const { executablePath, addonPath, shimPath, findLibrary } = inputs;
   const toolPaths = Object.values(inputs.tools);
   const ownLibraries = librariesOf([executablePath, addonPath], findLibrary);
@@ -85,7 +91,9 @@ export async function initramfsEntries(inputs: InitramfsInputs): Promise<{ progr
 
 const skeleton: readonly Entry[] = [
   link("lib", "usr/lib"),
-  ...["proc", "sys", "run", "data", "newroot", "staging/l", "staging/u", "staging/root"].map((path) => directory(path)),
+  ...["proc", "sys", "run", "data", "newroot", "staging/l", "staging/u", "staging/root"].map((path) =>
+    directory(path),
+  ),
   directory("tmp", 0o1777),
   // The kernel opens /dev/console for PID 1 before anything is mounted.
   character("dev/console", 5, 1),

@@ -77,7 +77,10 @@ export async function writeAtomic(path: string, data: string | Uint8Array, mode 
 
 /** A name beside `path` for the unfinished result; it keeps the extension, as some tools look at it. */
 export function temporaryOf(path: string): string {
-  return join(dirname(path), `.tmp-${process.pid}-${Math.random().toString(36).slice(2, 8)}-${path.split("/").at(-1)}`);
+  return join(
+    dirname(path),
+    `.tmp-${process.pid}-${Math.random().toString(36).slice(2, 8)}-${path.split("/").at(-1)}`,
+  );
 }
 
 export type Cached = { readonly path: string; readonly made: boolean };

@@ -30,7 +30,9 @@ type Segment = {
 };
 
 export function isElf(bytes: Uint8Array): boolean {
-  return bytes.length >= 64 && bytes[0] === 0x7f && bytes[1] === 0x45 && bytes[2] === 0x4c && bytes[3] === 0x46;
+  return (
+    bytes.length >= 64 && bytes[0] === 0x7f && bytes[1] === 0x45 && bytes[2] === 0x4c && bytes[3] === 0x46
+  );
 }
 
 /** @param name for the sentence of a refusal. @throws GimbalError "build-failed" for anything but 64-bit little-endian ELF */
@@ -55,14 +57,18 @@ export function readElf(bytes: Buffer, name: string): Elf {
 export function patchInterpreter(bytes: Buffer, path: string, name: string): void {
   const interp = readSegments(bytes, name).find(({ type }) => type === ptInterp);
   if (interp === undefined || path.length >= interp.sizeBytes) {
-    throw refused(name, interp === undefined ? "it names no interpreter" : `${path} does not fit in its place`);
+    throw refused(
+      name,
+      interp === undefined ? "it names no interpreter" : `${path} does not fit in its place`,
+    );
   }
   bytes.fill(0, interp.offset, interp.offset + interp.sizeBytes);
   bytes.write(path, interp.offset, "latin1");
 }
 
 function readSegments(bytes: Buffer, name: string): Segment[] {
-  if (!isElf(bytes) || bytes[4] !== 2 || bytes[5] !== 1) throw refused(name, "it is no 64-bit little-endian ELF file");
+  if (!isElf(bytes) || bytes[4] !== 2 || bytes[5] !== 1)
+    throw refused(name, "it is no 64-bit little-endian ELF file");
   const start = Number(bytes.readBigUInt64LE(32));
   const [entryBytes, count] = [bytes.readUInt16LE(54), bytes.readUInt16LE(56)];
   return Array.from({ length: count }, (_, index) => {

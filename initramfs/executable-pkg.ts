@@ -11,7 +11,8 @@ type Sea = (entry: string, options: Readonly<Record<string, unknown>>) => Promis
 const { default: sea } = createRequire(import.meta.url)("@yao-pkg/pkg/lib-es5/sea") as { default: Sea };
 
 const [folder, nodePath, output] = process.argv.slice(2);
-if (folder === undefined || nodePath === undefined || output === undefined) throw new Error("usage: FOLDER NODE OUTPUT");
+if (folder === undefined || nodePath === undefined || output === undefined)
+  throw new Error("usage: FOLDER NODE OUTPUT");
 process.env["TMPDIR"] = folder;
 await sea(join(folder, "init.cjs"), {
   nodePath,

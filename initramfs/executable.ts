@@ -5,7 +5,7 @@
 import { chmod, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { join } from "node:path";
-import { build, type BuildFailure } from "esbuild";
+import { type BuildFailure, build } from "esbuild";
 import { GimbalError } from "../init/errors.ts";
 import { cached, digestOf, fileDigest, temporaryOf } from "./cache.ts";
 import { command } from "./command.ts";
@@ -43,7 +43,13 @@ export async function buildExecutable({ entry }: ExecutableInputs): Promise<stri
     });
   const started = performance.now();
   const { path, made } = await make();
-  if (made) say("SEA", entry.replace(`${repository}/`, ""), performance.now() - started, (await readFile(path)).length);
+  if (made)
+    say(
+      "SEA",
+      entry.replace(`${repository}/`, ""),
+      performance.now() - started,
+      (await readFile(path)).length,
+    );
   return path;
 }
 
@@ -65,7 +71,9 @@ async function bundled(entry: string): Promise<Uint8Array> {
     throw new GimbalError("build-failed", {
       tried: "bundle",
       on: entry,
-      why: first ? `${first.location?.file ?? ""}:${first.location?.line ?? ""}: ${first.text}` : error.message,
+      why: first
+        ? `${first.location?.file ?? ""}:${first.location?.line ?? ""}: ${first.text}`
+        : error.message,
     });
   });
   const [output] = result.outputFiles;
@@ -90,7 +98,11 @@ async function strippedNode(): Promise<string> {
 }
 
 /** Hands `use` a folder that holds the bundle as init.cjs, and removes it. */
-async function withBundle<T>(bundle: Uint8Array, folder: string, use: (folder: string) => Promise<T>): Promise<T> {
+async function withBundle<T>(
+  bundle: Uint8Array,
+  folder: string,
+  use: (folder: string) => Promise<T>,
+): Promise<T> {
   await mkdir(folder, { recursive: true });
   try {
     await writeFile(join(folder, "init.cjs"), bundle);

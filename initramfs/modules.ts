@@ -27,7 +27,10 @@ const normal = (name: string): string => name.replaceAll("-", "_");
  * order asked for. What the kernel has built in is left out.
  * @throws GimbalError "build-failed" for a name the kernel has in neither way
  */
-export async function modulesInOrder(kernel: KernelTree, wanted: readonly string[]): Promise<readonly Module[]> {
+export async function modulesInOrder(
+  kernel: KernelTree,
+  wanted: readonly string[],
+): Promise<readonly Module[]> {
   const files = new Map<string, string>();
   for (const path of globSync("kernel/**/*.{ko,ko.xz,ko.zst}", { cwd: kernel.modulesFolder })) {
     files.set(normal(basename(path).replace(/\.ko(\.\w+)?$/, "")), join(kernel.modulesFolder, path));

@@ -124,7 +124,9 @@ export class PrivateApt {
   /** What apt would install for `name` at `version`, or at its newest version; undefined where the archive has none. */
   async show(name: string, version?: string): Promise<Offer | undefined> {
     const wanted = version === undefined ? name : `${name}=${version}`;
-    const text = await command("apt-cache", [...this.#options, "show", "--no-all-versions", wanted]).catch(() => undefined);
+    const text = await command("apt-cache", [...this.#options, "show", "--no-all-versions", wanted]).catch(
+      () => undefined,
+    );
     if (text === undefined) return undefined;
     const field = (key: string) => new RegExp(`^${key}: (.*)$`, "m").exec(text.toString())?.[1];
     const [found, sha256, size] = [field("Version"), field("SHA256"), field("Size")];
@@ -136,7 +138,9 @@ export class PrivateApt {
   async download(name: string, version: string, folder: string): Promise<string> {
     await mkdir(folder, { recursive: true });
     await command("apt-get", [...this.#options, "-q", "download", `${name}=${version}`], { cwd: folder });
-    const file = (await readdir(folder)).find((entry) => entry.startsWith(`${name}_`) && entry.endsWith(".deb"));
+    const file = (await readdir(folder)).find(
+      (entry) => entry.startsWith(`${name}_`) && entry.endsWith(".deb"),
+    );
     if (file === undefined) throw new Error(`apt-get download ${name}=${version} left no file`);
     return join(folder, file);
   }

@@ -86,7 +86,9 @@ async function fetched(
 /** What the archive offers now; a meta package without files of its own is followed to the kernel it depends on. */
 export async function newest(apt: PrivateApt, name: string): Promise<Locked> {
   const offer = await apt.show(name);
-  const real = /\blinux-image-[0-9][^ ,]*/.exec(name.startsWith("linux-image-") ? (offer?.depends ?? "") : "")?.[0];
+  const real = /\blinux-image-[0-9][^ ,]*/.exec(
+    name.startsWith("linux-image-") ? (offer?.depends ?? "") : "",
+  )?.[0];
   const final = real === undefined ? offer : await apt.show(real);
   if (final === undefined) {
     throw new GimbalError("build-failed", {
@@ -104,26 +106,31 @@ function lockedFrom({ version, sha256, sizeBytes }: Offer, real: string | undefi
 }
 
 async function download(apt: PrivateApt, name: string, locked: Locked): Promise<void> {
-  await step("APT", `${name} ${locked.version}`, async () => {
-    const target = debPathOf(locked);
-    const folder = temporaryOf(target);
-    await mkdir(folder, { recursive: true });
-    try {
-      const path = await apt.download(name, locked.version, folder);
-      const digest = await fileDigest(path);
-      if (digest !== locked.sha256) {
-        throw new GimbalError("build-failed", {
-          tried: "use",
-          on: `the Debian package ${name} ${locked.version}`,
-          why: `its SHA-256 is ${digest}, not ${locked.sha256}`,
-        });
+  await step(
+    "APT",
+    `${name} ${locked.version}`,
+    async () => {
+      const target = debPathOf(locked);
+      const folder = temporaryOf(target);
+      await mkdir(folder, { recursive: true });
+      try {
+        const path = await apt.download(name, locked.version, folder);
+        const digest = await fileDigest(path);
+        if (digest !== locked.sha256) {
+          throw new GimbalError("build-failed", {
+            tried: "use",
+            on: `the Debian package ${name} ${locked.version}`,
+            why: `its SHA-256 is ${digest}, not ${locked.sha256}`,
+          });
+        }
+        await rename(path, target);
+      } finally {
+        await rm(folder, { recursive: true, force: true });
       }
-      await rename(path, target);
-    } finally {
-      await rm(folder, { recursive: true, force: true });
-    }
-    return target;
-  }, (path) => path);
+      return target;
+    },
+    (path) => path,
+  );
 }
 
 async function unpacked(name: string, locked: Locked): Promise<Package> {
@@ -151,7 +158,9 @@ async function recordMove(
   locked: Locked | undefined,
 ): Promise<void> {
   const was = locked === undefined ? "not in the lock file" : `locked ${locked.version}`;
-  process.stderr.write(`  MOVED ${name}: ${was}, the archive has ${choice.version} (build/debian-moved.json)\n`);
+  process.stderr.write(
+    `  MOVED ${name}: ${was}, the archive has ${choice.version} (build/debian-moved.json)\n`,
+  );
   const all = readLock(movedPath);
   const changed = { ...all, [architecture]: { ...all[architecture], [name]: choice } };
   await writeAtomic(movedPath, `${JSON.stringify(changed, undefined, 2)}\n`);
