@@ -142,10 +142,9 @@ function findLibrary(packages: ReadonlyMap<string, Package>, soname: string): st
 
 /** Has the addon and the shim built; they are the work of addon/build.ts. */
 async function buildAddon(): Promise<{ addon: string; shim: string }> {
+  const build = join(repository, "addon/build.ts");
+  await command(process.execPath, [build, "x64"], { cwd: repository, showErrors: true });
   const folder = join(repository, "build/x64");
-  if (process.env["GIMBAL_ADDON"] ?? !existsSync(join(repository, "addon/build.ts")))
-    return { addon: process.env["GIMBAL_ADDON"] ?? "/lib/x86_64-linux-gnu/libdl.so.2", shim: "/bin/true" }; // until addon/ is there
-  await command(process.execPath, [join(repository, "addon/build.ts"), "x64"], { cwd: repository });
   return { addon: join(folder, "gimbal.node"), shim: join(folder, "shim") };
 }
 

@@ -6,6 +6,8 @@ export type CommandOptions = {
   readonly cwd?: string;
   readonly input?: Uint8Array | string;
   readonly env?: Readonly<Record<string, string>>;
+  /** Progress that the program writes on standard error is shown. */
+  readonly showErrors?: boolean;
   /** What to do about a failure, for the sentence. */
   readonly todo?: string;
 };
@@ -24,7 +26,10 @@ export async function command(
   const output: Buffer[] = [];
   const errors: Buffer[] = [];
   child.stdout.on("data", (chunk: Buffer) => output.push(chunk));
-  child.stderr.on("data", (chunk: Buffer) => errors.push(chunk));
+  child.stderr.on("data", (chunk: Buffer) => {
+    errors.push(chunk);
+    if (options.showErrors === true) process.stderr.write(chunk);
+  });
   child.stdin.on("error", () => {}); // EPIPE: the program ended early, its status says why
   child.stdin.end(options.input);
   const failure = await new Promise<string | undefined>((resolve) => {
