@@ -25,6 +25,7 @@ export const errorCodes = [
   "image-truncated",
   "kernel-refused",
   "limit-unavailable",
+  "log-damaged",
   "luks-header-damaged",
   "luks-header-foreign",
   "luks-key-refused",
