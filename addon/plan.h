@@ -1,5 +1,6 @@
-// The start plan: what PID 1 writes and the shim carries out. init/container/plan.ts encodes it, clone.cc checks each
-// record, shim/shim.c decodes it. All numbers are in the byte order of the machine: the plan never leaves it.
+// The start plan: what PID 1 writes and the shim carries out. init/container/plan.ts encodes it, clone.cc
+// checks each record, shim/shim.c decodes it. All numbers are in the byte order of the machine: the plan
+// never leaves it.
 #ifndef GIMBAL_PLAN_H_
 #define GIMBAL_PLAN_H_
 
@@ -18,8 +19,8 @@ struct PlanHeader {
 
 // In the memfd that the shim reads, this stands before PlanHeader: which descriptor each slot is.
 struct PlanPrefix {
-  uint32_t bytes;      // of PlanHeader and all that follows it
-  int32_t report_fd;   // Report records go here; close-on-exec again once the shim runs
+  uint32_t bytes;     // of PlanHeader and all that follows it
+  int32_t report_fd;  // Report records go here; close-on-exec again once the shim runs
   uint32_t slots;
   int32_t fds[GIMBAL_PLAN_MAX_SLOTS];
 };
@@ -38,8 +39,9 @@ struct PlanOp {
   uint64_t b;
 };
 
-// What the shim writes to report_fd. A failure: where `index` is the operation and `error` the errno, and the shim has
-// ended. A fork: `error` is 0 and `value` the pid (in the namespace of whoever started the shim) that goes on.
+// What the shim writes to report_fd. A failure: where `index` is the operation and `error` the errno, and the
+// shim has ended. A fork: `error` is 0 and `value` the pid (in the namespace of whoever started the shim)
+// that goes on.
 struct PlanReport {
   uint16_t index;
   uint16_t error;
@@ -48,33 +50,35 @@ struct PlanReport {
 
 enum PlanOpCode {
   kOpSetsid = 1,
-  kOpIds = 2,            // a: uid, b: gid; str0: data of u32 groups, length of them
-  kOpStdio = 3,          // slot -> descriptor number a
+  kOpIds = 2,    // a: uid, b: gid; str1: u32 groups, length in octets
+  kOpStdio = 3,  // slot -> descriptor number a
   kOpControllingTty = 4,
-  kOpUmask = 5,          // a
-  kOpRlimit = 6,         // length: resource, a: soft, b: hard
-  kOpPropagation = 7,    // str0: path, a: MS_* flags
-  kOpMoveMount = 8,      // slot: detached mount -> str0: path
-  kOpMountFs = 9,        // str0: type, str1: path, str2: options "k=v,k", a: MOUNT_ATTR_*
-  kOpMkdir = 10,         // str0: path, a: mode; b != 0: may exist
-  kOpSymlink = 11,       // str0: target, str1: path
-  kOpFile = 12,          // str0: path, str1: contents, length, a: mode
-  kOpBind = 13,          // str0: source, str1: path, a: MOUNT_ATTR_*; b bit 0: may be missing, bit 1: recursive
-  kOpChdir = 14,         // str0
-  kOpPivot = 15,         // pivot_root(".", ".") and lazily unmount the old root
-  kOpHostname = 16,      // str0
+  kOpUmask = 5,        // a
+  kOpRlimit = 6,       // length: resource, a: soft, b: hard
+  kOpPropagation = 7,  // str0: path, a: MS_* flags
+  kOpMoveMount = 8,    // slot: detached mount -> str0: path
+  kOpMountFs = 9,      // str0: type, str1: path, str2: options "k=v,k", a: MOUNT_ATTR_*
+  kOpMkdir = 10,       // str0: path, a: mode; b != 0: may exist
+  kOpSymlink = 11,     // str0: target, str1: path
+  kOpFile = 12,        // str0: path, str1: contents, length, a: mode
+  kOpBind = 13,        // str0: source, str1: path, a: MOUNT_ATTR_*; b bit 0: may be missing, bit 1: recursive
+  kOpChdir = 14,       // str0
+  kOpPivot = 15,       // pivot_root(".", ".") and lazily unmount the old root
+  kOpHostname = 16,    // str0
   kOpCloseOnExec = 17,   // all descriptors from 3 on
   kOpBoundingSet = 18,   // a: mask of capabilities to keep
   kOpCapabilities = 19,  // a: effective and permitted, b: inheritable; ambient is cleared
   kOpNoNewPrivs = 20,
-  kOpSeccomp = 21,       // str1: struct sock_filter[], length in octets
-  kOpSetns = 22,         // slot, a: CLONE_NEW* or 0
-  kOpFork = 23,          // goes on in a sibling (CLONE_PARENT) whose pid is reported
-  kOpExec = 24,          // str0: path; str1: argv, length of them; str2: envp, a of them
+  kOpSeccomp = 21,  // str1: struct sock_filter[], length in octets
+  kOpSetns = 22,    // slot, a: CLONE_NEW* or 0
+  kOpFork = 23,     // goes on in a sibling (CLONE_PARENT) whose pid is reported
+  kOpExec = 24,     // str0: path; str1: argv, length of them; str2: envp, a of them
   kOpSessionKeyring = 25,
   kOpLandlockScope = 26,  // a: LANDLOCK_SCOPE_* bits
-  kOpReset = 27,         // signal dispositions and mask, nice, scheduling policy, personality
-  kOpRemount = 28,       // str0: path, a: MOUNT_ATTR_* to set on it
+  kOpReset = 27,          // signal dispositions and mask, nice, scheduling policy, personality
+  kOpRemount = 28,        // str0: path, a: MOUNT_ATTR_* to set on it
+  kOpOpenStdio = 29,      // str0: path of a terminal, opened as 0, 1 and 2
+  kOpOomScore = 30,       // a: 0 to 1000
   kOpLimit,
 };
 

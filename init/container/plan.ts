@@ -11,6 +11,8 @@ export type PlanOp =
   | { readonly op: "ids"; readonly uid: number; readonly gid: number; readonly groups: readonly number[] }
   /** dup2(2) of a slot to 0, 1 or 2 */
   | { readonly op: "stdio"; readonly slot: number; readonly to: 0 | 1 | 2 }
+  /** Opens a terminal of the guest's own /dev as 0, 1 and 2 */
+  | { readonly op: "openStdio"; readonly path: string }
   /** TIOCSCTTY on descriptor 0; after setsid */
   | { readonly op: "controllingTty" }
   | { readonly op: "umask"; readonly mask: number }
@@ -63,10 +65,17 @@ export type PlanOp =
   | { readonly op: "sessionKeyring" }
   /** landlock_restrict_self with scopes only: LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET 1, LANDLOCK_SCOPE_SIGNAL 2 */
   | { readonly op: "landlockScope"; readonly scopes: number }
+  /** /proc/self/oom_score_adj, 0 to 1000; while a /proc of the first pid namespace is there */
+  | { readonly op: "oomScore"; readonly value: number }
   /** Signals to default and unblocked, nice 0, SCHED_OTHER, personality 0 */
   | { readonly op: "reset" }
   /** execve(2); a path without "/" is looked up in the PATH of `env`. Always the last. */
-  | { readonly op: "exec"; readonly path: string; readonly argv: readonly string[]; readonly env: readonly string[] };
+  | {
+      readonly op: "exec";
+      readonly path: string;
+      readonly argv: readonly string[];
+      readonly env: readonly string[];
+    };
 
 export type Plan = readonly PlanOp[];
 
@@ -100,6 +109,8 @@ const codes: Record<PlanOp["op"], number> = {
   landlockScope: 26,
   reset: 27,
   remount: 28,
+  openStdio: 29,
+  oomScore: 30,
 };
 
 const magic = 0x316e6c70;
@@ -162,8 +173,15 @@ export function encodePlan(plan: Plan): Uint8Array {
   records.setUint32(0, magic, true);
   records.setUint32(4, plan.length, true);
   for (const [index, op] of plan.entries()) {
-    const { slot = -1, str0 = noString, str1 = noString, str2 = noString, length = 0, a = 0n, b = 0n } =
-      fields(op, strings);
+    const {
+      slot = -1,
+      str0 = noString,
+      str1 = noString,
+      str2 = noString,
+      length = 0,
+      a = 0n,
+      b = 0n,
+    } = fields(op, strings);
     const at = headerBytes + index * opBytes;
     records.setUint32(at, codes[op.op], true);
     records.setInt32(at + 4, slot, true);
@@ -196,6 +214,8 @@ function fields(op: PlanOp, strings: Strings): Fields {
       return { slot: op.slot, a: BigInt(op.to) };
     case "umask":
       return { a: BigInt(op.mask) };
+    case "oomScore":
+      return { a: BigInt(op.value) };
     case "rlimit":
       return { length: op.resource, a: op.soft, b: op.hard };
     case "propagation":
@@ -230,6 +250,7 @@ function fields(op: PlanOp, strings: Strings): Fields {
     case "remount":
       return { str0: strings.text(op.path), a: BigInt(op.attributes) };
     case "chdir":
+    case "openStdio":
       return { str0: strings.text(op.path) };
     case "hostname":
       return { str0: strings.text(op.name) };
@@ -280,6 +301,8 @@ export function describeOp(op: PlanOp): { readonly tried: string; readonly on: s
       return { tried: "change the mount of", on: op.path };
     case "chdir":
       return { tried: "change to", on: op.path };
+    case "openStdio":
+      return { tried: "open", on: op.path };
     case "exec":
       return { tried: "run", on: op.path };
     case "stdio":
