@@ -2,10 +2,11 @@
  * The unified kernel image: stub, kernel, initramfs and command line in one PE file, with the release key's word about
  * PCR 11, signed for Secure Boot. Unsigned it is the same octets for the same inputs.
  */
-import { readFile, rm } from "node:fs/promises";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { signPcrPolicy } from "../init/measure/policy.ts";
 import { predictPcr11 } from "../init/measure/uki.ts";
-import { cached, digestOf, fileDigest, writeAtomic } from "../initramfs/cache.ts";
+import { cached, digestOf, fileDigest } from "../initramfs/cache.ts";
 import { command } from "../initramfs/command.ts";
 import { step } from "../initramfs/step.ts";
 import { appendSections, type Section } from "./pe.ts";
@@ -44,36 +45,37 @@ export const pcr11Of = (uki: Uint8Array): Uint8Array => predictPcr11(uki, ["ente
 
 /** The finished, signed UKI as a file in the cache, with the PCR 11 it will have at unsealing. */
 export async function buildUki(inputs: UkiInputs, signer: Signer): Promise<{ path: string; pcr11: string }> {
-  const sections = await measuredSections(inputs);
-  const stub = await readFile(inputs.stubPath);
-  const pcr11 = pcr11Of(appendSections(stub, sections));
-  const key = digestOf(
-    ...sections.flatMap(({ name, data }) => [name, data]),
-    stub,
-    inputs.releaseKey,
-    await fileDigest(signer.keyPath),
-    await fileDigest(signer.certificatePath),
-    "1",
-  );
-  const { path } = await cached("uki", key, async (target) => {
+  const files = [
+    inputs.stubPath,
+    inputs.kernelPath,
+    inputs.initramfsPath,
+    signer.keyPath,
+    signer.certificatePath,
+  ];
+  const texts = [inputs.kernelVersion, inputs.cmdline, inputs.osRelease, inputs.releaseKey];
+  const key = digestOf(...(await Promise.all(files.map(fileDigest))), ...texts, "2");
+  const { path } = await cached("uki", key, async (folder) => {
+    await mkdir(folder);
     await step(
       "UKI",
       "signed kernel image",
-      async () => {
-        const policy = Buffer.from(signPcrPolicy(inputs.releaseKey, pcr11));
-        const unsigned = `${target}.unsigned`;
-        await writeAtomic(unsigned, appendSections(stub, [...sections, { name: ".pcrsig", data: policy }]));
-        try {
-          await signEfi(unsigned, target, signer);
-        } finally {
-          await rm(unsigned, { force: true });
-        }
-        return target;
-      },
-      (made) => made,
+      () => writeUki(folder, inputs, signer),
+      () => join(folder, "uki.efi"),
     );
   });
-  return { path, pcr11: Buffer.from(pcr11).toString("hex") };
+  return { path: join(path, "uki.efi"), pcr11: await readFile(join(path, "pcr11"), "utf8") };
+}
+
+async function writeUki(folder: string, inputs: UkiInputs, signer: Signer): Promise<void> {
+  const sections = await measuredSections(inputs);
+  const stub = await readFile(inputs.stubPath);
+  const pcr11 = pcr11Of(appendSections(stub, sections));
+  const policy = { name: ".pcrsig", data: Buffer.from(signPcrPolicy(inputs.releaseKey, pcr11)) };
+  const unsigned = join(folder, "unsigned.efi");
+  await writeFile(unsigned, appendSections(stub, [...sections, policy]));
+  await signEfi(unsigned, join(folder, "uki.efi"), signer);
+  await rm(unsigned);
+  await writeFile(join(folder, "pcr11"), Buffer.from(pcr11).toString("hex"));
 }
 
 /** Signs an EFI program for Secure Boot. */

@@ -3,18 +3,22 @@
  * The same entries give the same octets: sorted by path, inode numbers counted, owner 0:0, one time for all.
  * Left out: hard links, checksums ("070702"), a trailer inside a stream.
  */
+import { readFileSync } from "node:fs";
+
+/** Octets, or the file to read them from when the archive is written. */
+export type Content = Uint8Array | { readonly path: string };
 
 type Common = { readonly path: string; readonly mode: number };
 /** `path` is relative, without a leading slash; parents are added as directories with mode 0755. */
 export type Entry =
-  | (Common & { readonly is: "file"; readonly data: Uint8Array })
+  | (Common & { readonly is: "file"; readonly data: Content })
   | (Common & { readonly is: "directory" })
   | (Common & { readonly is: "link"; readonly target: string })
   | (Common & { readonly is: "character"; readonly major: number; readonly minor: number });
 
 const typeBits = { file: 0o100000, directory: 0o040000, link: 0o120000, character: 0o020000 } as const;
 
-export const file = (path: string, data: Uint8Array | string, mode = 0o644): Entry => ({
+export const file = (path: string, data: Content | string, mode = 0o644): Entry => ({
   is: "file",
   path,
   mode,
@@ -41,12 +45,17 @@ export function writeCpio(entries: readonly Entry[], timeSeconds: number, firstI
   const parts: Uint8Array[] = [];
   let inode = firstInode;
   for (const entry of sorted) {
-    const data = entry.is === "file" ? entry.data : Buffer.from(entry.is === "link" ? entry.target : "");
+    const data = contentOf(entry);
     parts.push(...record(entry.path, data, header(entry, data.length, inode++, timeSeconds)));
   }
   parts.push(...record("TRAILER!!!", Buffer.alloc(0), header(undefined, 0, 0, 0)));
   const archive = Buffer.concat(parts);
   return Buffer.concat([archive, Buffer.alloc(padding(archive.length, 512))]);
+}
+
+function contentOf(entry: Entry): Uint8Array {
+  if (entry.is !== "file") return Buffer.from(entry.is === "link" ? entry.target : "");
+  return entry.data instanceof Uint8Array ? entry.data : readFileSync(entry.data.path);
 }
 
 function withParents(entries: readonly Entry[]): Iterable<Entry> {

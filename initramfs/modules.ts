@@ -2,9 +2,11 @@
  * Kernel modules in an order in which each finds what it depends on. depmod is not needed: a module says itself
  * (`depends=` in its .modinfo section) what must be there before.
  */
-import { globSync, readFileSync } from "node:fs";
+import { globSync, readFileSync, statSync } from "node:fs";
+import { mkdir, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { GimbalError } from "../init/errors.ts";
+import { cached, digestOf } from "./cache.ts";
 import { command } from "./command.ts";
 
 export type KernelTree = {
@@ -21,6 +23,32 @@ export type Module = { readonly name: string; readonly path: string };
 
 /** The kernel treats "-" and "_" in module names as the same sign. */
 const normal = (name: string): string => name.replaceAll("-", "_");
+
+/** As `modulesInOrder`, with each module unpacked in the cache: what the initramfs takes. */
+export async function unpackedModules(
+  kernel: KernelTree,
+  wanted: readonly string[],
+): Promise<readonly Module[]> {
+  const key = digestOf(kernel.version, await treeDigest(kernel), ...wanted);
+  const { path } = await cached("modules", key, async (folder) => {
+    await mkdir(folder);
+    const modules = await modulesInOrder(kernel, wanted);
+    for (const module of modules) await writeFile(join(folder, module.name), await readModule(module.path));
+    await writeFile(join(folder, "order"), modules.map(({ name }) => `${name}\n`).join(""));
+  });
+  const names = readFileSync(join(path, "order"), "utf8").split("\n").slice(0, -1);
+  return names.map((name) => ({ name, path: join(path, name) }));
+}
+
+/** Stands for all modules of a tree without reading them: an OEM may rebuild one under the same version. */
+async function treeDigest(kernel: KernelTree): Promise<string> {
+  const parts: string[] = [];
+  for (const path of globSync("kernel/**/*.ko*", { cwd: kernel.modulesFolder }).sort()) {
+    const { size, mtimeMs } = statSync(join(kernel.modulesFolder, path));
+    parts.push(`${path} ${size} ${mtimeMs}`);
+  }
+  return digestOf(...parts);
+}
 
 /**
  * The modules `wanted` and all that they depend on, in load order: a module stands behind its dependencies, else in the
