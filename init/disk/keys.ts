@@ -2,6 +2,7 @@
  * Exchanges keys of an existing volume, in the order add, prove, remove: at every instant some way known to work opens it. Slots
  * and tokens take turns (0 and 2 for the TPM, 1 and 3 for the operator); what a cut leaves behind, the next open removes.
  */
+import { strict as assert } from "node:assert";
 import { randomBytes } from "node:crypto";
 import { GimbalError } from "../errors.ts";
 import { described, type Partition } from "./block.ts";
@@ -10,6 +11,7 @@ import { checkLuksHeader, type LuksCheck } from "./luks-check.ts";
 import { probePartition } from "./probe.ts";
 import { makeRecoveryKey, type RecoveryKey, recoveryPassphrase } from "./recovery-key.ts";
 
+type Named = { readonly tokenId: number; readonly slot: number };
 type KeyDeps = Pick<VolumeDeps, "runTool" | "programs" | "note">;
 
 /**
@@ -21,10 +23,10 @@ export async function resealVolume(
   partition: Partition,
   proof: Uint8Array,
 ): Promise<void> {
-  const { tokens } = await ourHeader(partition);
+  const { tokens, strays } = await ourHeader(partition);
   const key = randomBytes(32);
   try {
-    await exchange(deps, partition, proof, key, [0, 2], tokens, async (slot) => ({
+    await exchange(deps, partition, proof, key, [0, 2], strays, tokens, async (slot) => ({
       type: "gimbal-tpm2",
       keyslots: [String(slot)],
       blob: await deps.seal(key),
@@ -41,12 +43,21 @@ export async function rotateRecoveryKey(
   proof: Uint8Array,
   show: (key: RecoveryKey) => Promise<void>,
 ): Promise<void> {
-  const { recovery } = await ourHeader(partition);
+  const { recovery, strays } = await ourHeader(partition);
   const recoveryKey = makeRecoveryKey();
-  await exchange(deps, partition, proof, recoveryPassphrase(recoveryKey), [1, 3], recovery, async (slot) => {
-    await show(recoveryKey);
-    return { type: "gimbal-recovery", keyslots: [String(slot)] };
-  });
+  await exchange(
+    deps,
+    partition,
+    proof,
+    recoveryPassphrase(recoveryKey),
+    [1, 3],
+    strays,
+    recovery,
+    async (slot) => {
+      await show(recoveryKey);
+      return { type: "gimbal-recovery", keyslots: [String(slot)] };
+    },
+  );
 }
 
 async function exchange(
@@ -55,29 +66,28 @@ async function exchange(
   proof: Uint8Array,
   added: Uint8Array,
   turns: readonly [number, number],
-  old: readonly { readonly tokenId: number; readonly slot: number }[],
+  strays: readonly number[],
+  old: readonly Named[],
   tokenFor: (slot: number) => Promise<object>,
 ): Promise<void> {
   const luks = luksOf(deps);
-  await luks.slotOfKey(path, proof); // refuses before anything is written
-  const taken = old.map(({ slot }) => slot);
-  const slot = turns.find((turn) => !taken.includes(turn));
-  if (slot === undefined)
-    throw new GimbalError("luks-header-foreign", {
-      tried: "exchange a key of",
-      on: path,
-      why: `key slots ${turns.join(" and ")} are both in use`,
-      todo: "restart the device: an interrupted exchange is then tidied",
-    });
-  // A slot that no token names was left by a cut; whether it is there shows only when it is removed.
-  await luks.removeSlot(path, slot, proof).catch(() => deps.note(`key slot ${slot} is free`));
+  const proven = await luks.slotOfKey(path, proof); // refuses before anything is written
+  const remove = async ({ tokenId, slot }: Named, remaining: Uint8Array) => {
+    await luks.removeToken(path, tokenId);
+    await luks.removeSlot(path, slot, remaining);
+  };
+  const free = turns.find((turn) => old.every(({ slot }) => slot !== turn));
+  // Both are taken after a cut: one that the proof does not need makes room.
+  const room = free === undefined ? old.find(({ slot }) => slot !== proven) : undefined;
+  const slot = free ?? room?.slot;
+  assert(slot !== undefined, "two slots, and the proof is in both");
+  if (room) await remove(room, proof);
+  else if (strays.includes(slot)) await luks.removeSlot(path, slot, proof);
   await luks.addKey(path, proof, added, slot);
   await luks.importToken(path, slot, await tokenFor(slot));
   await luks.slotOfKey(path, added); // proves it before the old one goes
-  for (const { tokenId, slot } of old) {
-    await luks.removeToken(path, tokenId);
-    await luks.removeSlot(path, slot, added);
-  }
+  for (const named of old) if (named !== room) await remove(named, added);
+  deps.note(`key slot ${slot} is in use now`);
 }
 
 async function ourHeader(partition: Partition): Promise<Extract<LuksCheck, { is: "ours" }>> {
