@@ -1,0 +1,62 @@
+/**
+ * Orphans become children of PID 1, and libuv waits only for processes it started itself: the others would stay zombies.
+ * This takes them, and leaves to child_process what is its own (facts of the container start, section 5). Containers are out of
+ * its sight: their exit signal is 0.
+ */
+import type { Kernel } from "../kernel.ts";
+import { isErrno } from "./kernel-refusal.ts";
+import { isOwnChild } from "./process.ts";
+
+export type Reaper = Disposable & {
+  /** How many orphans were taken so far. */
+  readonly reaped: number;
+};
+
+/** At most this many in a row, then the event loop gets its turn: a flood must not stop the watchdog's feeding. */
+const batch = 256;
+
+/** Begins to reap. SIGCHLD is coalesced, so each one looks until there is nobody left. */
+export function startReaper(kernel: Kernel, isOwn: (pid: number) => boolean = isOwnChild): Reaper {
+  let reaped = 0;
+  let again: ReturnType<typeof setImmediate> | undefined;
+  const later = () => {
+    again ??= setImmediate(() => {
+      again = undefined;
+      look();
+    });
+  };
+  const look = () => {
+    for (let count = 0; count < batch; count++) {
+      const pid = nextExited(kernel);
+      if (pid === undefined) return;
+      if (isOwn(pid)) return later(); // libuv takes it before that
+      try {
+        kernel.reapChild(pid);
+        reaped++;
+      } catch (error) {
+        if (!isErrno(error, "ECHILD")) throw error; // libuv was quicker: it is gone, as wanted
+      }
+    }
+    later();
+  };
+  process.on("SIGCHLD", look);
+  look(); // some may have ended before
+  return {
+    get reaped() {
+      return reaped;
+    },
+    [Symbol.dispose]() {
+      process.off("SIGCHLD", look);
+      clearImmediate(again);
+    },
+  };
+}
+
+function nextExited(kernel: Kernel): number | undefined {
+  try {
+    return kernel.peekExitedChild();
+  } catch (error) {
+    if (isErrno(error, "ECHILD")) return undefined; // no children at all
+    throw error;
+  }
+}
