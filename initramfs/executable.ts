@@ -58,6 +58,7 @@ async function bundled(entry: string): Promise<Uint8Array> {
     entryPoints: [entry],
     absWorkingDir: repository, // paths in comments of the bundle are relative to it
     bundle: true,
+    preserveSymlinks: true, // where node_modules is a link, its paths are still those of this tree
     platform: "node",
     target: "node24",
     format: "cjs",
