@@ -68,9 +68,9 @@ async function checkKeys(keys: Keys, production: boolean): Promise<void> {
   const paths = Object.values(files).flatMap((each) =>
     typeof each === "string" ? [each] : Object.values(each),
   );
+  const isDevelopment =
+    production && (existsSync(join(folder, developmentMark)) || (await hasDevelopmentCertificate(paths)));
   const missing = paths.find((path) => !existsSync(path));
-  if (!production && missing === undefined) return;
-  const isDevelopment = existsSync(join(folder, developmentMark)) || (await hasDevelopmentCertificate(paths));
   if (missing === undefined && !isDevelopment) return;
   throw new GimbalError("build-failed", {
     tried: production ? "make a production image with" : "build with",
@@ -89,7 +89,7 @@ async function hasDevelopmentCertificate(paths: readonly string[]): Promise<bool
 }
 
 /** Makes all keys in a new folder, which appears whole. */
-async function makeDevelopmentKeys(folder: string): Promise<void> {
+export async function makeDevelopmentKeys(folder: string): Promise<void> {
   await step("KEYS", "development keys in build/keys", async () => {
     const temporary = temporaryOf(folder);
     await mkdir(temporary, { recursive: true, mode: 0o700 });

@@ -121,32 +121,50 @@ export class PrivateApt {
     }
   }
 
-  /** What apt would install for `name` at `version`, or at its newest version; undefined where the archive has none. */
-  async show(name: string, version?: string): Promise<Offer | undefined> {
-    const wanted = version === undefined ? name : `${name}=${version}`;
-    const text = await command("apt-cache", [...this.#options, "show", "--no-all-versions", wanted]).catch(
-      () => undefined,
-    );
-    if (text === undefined) return undefined;
-    const field = (key: string) => new RegExp(`^${key}: (.*)$`, "m").exec(text.toString())?.[1];
-    const [found, sha256, size] = [field("Version"), field("SHA256"), field("Size")];
-    if (found === undefined || sha256 === undefined || size === undefined) return undefined;
-    return { version: found, sha256, sizeBytes: Number(size), depends: field("Depends") ?? "" };
+  /**
+   * What the archive offers under each of `wanted`, which are names ("libc6": the newest) or names with a version
+   * ("libc6=2.41-12"). What it has none of is absent.
+   */
+  async show(wanted: readonly string[]): Promise<ReadonlyMap<string, Offer>> {
+    const found = new Map<string, Offer>();
+    const args = [...this.#options, "show", "--no-all-versions"];
+    const all = await command("apt-cache", [...args, ...wanted]).catch(() => undefined);
+    const stanzas =
+      all
+        ?.toString()
+        .split(/\n\n+/)
+        .map(offerOf)
+        .filter((each) => each !== undefined) ?? [];
+    for (const each of wanted) {
+      const name = each.split("=")[0] ?? "";
+      let offer = stanzas.find((stanza) => stanza.name === name);
+      if (all === undefined) {
+        // apt-cache fails as a whole where one of several is unknown: ask one by one
+        const one = await command("apt-cache", [...args, each]).catch(() => undefined);
+        offer = one === undefined ? undefined : offerOf(one.toString());
+      }
+      if (offer !== undefined) found.set(each, offer);
+    }
+    return found;
   }
 
-  /** Downloads one .deb into `folder`; apt checks it against the signed lists. Returns its path. */
-  async download(name: string, version: string, folder: string): Promise<string> {
+  /** Downloads .deb files into `folder`; apt checks them against the signed lists. `wanted` as in `show`, with versions. */
+  async download(wanted: readonly string[], folder: string): Promise<void> {
     await mkdir(folder, { recursive: true });
-    await command("apt-get", [...this.#options, "-q", "download", `${name}=${version}`], { cwd: folder });
-    const file = (await readdir(folder)).find(
-      (entry) => entry.startsWith(`${name}_`) && entry.endsWith(".deb"),
-    );
-    if (file === undefined) throw new Error(`apt-get download ${name}=${version} left no file`);
-    return join(folder, file);
+    await command("apt-get", [...this.#options, "-q", "download", ...wanted], { cwd: folder });
   }
 }
 
+function offerOf(stanza: string): Offer | undefined {
+  const field = (key: string) => new RegExp(`^${key}: (.*)$`, "m").exec(stanza)?.[1];
+  const [name, version, sha256, size] = [field("Package"), field("Version"), field("SHA256"), field("Size")];
+  if (name === undefined || version === undefined || sha256 === undefined || size === undefined)
+    return undefined;
+  return { name, version, sha256, sizeBytes: Number(size), depends: field("Depends") ?? "" };
+}
+
 export type Offer = {
+  readonly name: string;
   readonly version: string;
   readonly sha256: string;
   readonly sizeBytes: number;

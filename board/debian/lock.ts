@@ -7,6 +7,6 @@ import { imagePackages } from "./wanted.ts";
 const lock: Record<Architecture, Record<string, Locked>> = { amd64: {}, arm64: {} };
 const apt = await PrivateApt.open("amd64");
 await apt.update();
-for (const name of [...imagePackages].sort()) lock.amd64[name] = await newest(apt, name);
+for (const [name, locked] of await newest(apt, [...imagePackages].sort())) lock.amd64[name] = locked;
 await writeAtomic(lockPath, `${JSON.stringify(lock, undefined, 2)}\n`);
 process.stderr.write(`  LOCK  ${Object.keys(lock.amd64).length} packages\n`);

@@ -5,12 +5,12 @@
  * lies in the cache, so a build needs no network then.
  */
 import { existsSync, readFileSync } from "node:fs";
-import { mkdir, rename, rm } from "node:fs/promises";
+import { readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { GimbalError } from "../../init/errors.ts";
 import { cached, cacheRoot, digestOf, fileDigest, temporaryOf, writeAtomic } from "../../initramfs/cache.ts";
 import { command } from "../../initramfs/command.ts";
-import { step } from "../../initramfs/step.ts";
+import { say } from "../../initramfs/step.ts";
 import { type Architecture, type Offer, PrivateApt } from "./apt.ts";
 
 /** `real` is the package that a meta package stands for: "linux-image-cloud-amd64" only names the kernel of the day. */
@@ -40,20 +40,15 @@ export async function verifiedPackages(
   names: readonly string[],
   architecture: Architecture = "amd64",
 ): Promise<ReadonlyMap<string, Package>> {
+  const locked = readLock(lockPath)[architecture] ?? {};
+  const moved = existsSync(movedPath) ? (readLock(movedPath)[architecture] ?? {}) : {};
+  const inCache = (name: string) =>
+    [locked[name], moved[name]].find((choice) => choice !== undefined && existsSync(debPathOf(choice)));
+  const missing = names.filter((name) => inCache(name) === undefined);
+  const fetched = missing.length === 0 ? new Map() : await fetch(missing, architecture, locked);
   const packages = new Map<string, Package>();
-  for (const name of names) packages.set(name, await verifiedPackage(name, architecture));
+  for (const name of names) packages.set(name, await unpacked(name, fetched.get(name) ?? inCache(name)));
   return packages;
-}
-
-async function verifiedPackage(name: string, architecture: Architecture): Promise<Package> {
-  const locked = readLock(lockPath)[architecture]?.[name];
-  const moved = existsSync(movedPath) ? readLock(movedPath)[architecture]?.[name] : undefined;
-  for (const choice of [locked, moved]) {
-    if (choice !== undefined && existsSync(debPathOf(choice))) return unpacked(name, choice);
-  }
-  const { choice, isMoved } = await fetched(name, architecture, locked);
-  if (isMoved) await recordMove(name, architecture, choice, locked);
-  return unpacked(name, choice);
 }
 
 function readLock(path: string): Lock {
@@ -62,75 +57,99 @@ function readLock(path: string): Lock {
 
 const debPathOf = (locked: Locked): string => join(cacheRoot, "deb", `${locked.sha256}.deb`);
 
-/** Brings a package into the cache: the locked version where the archive still has it, else the present one. */
-async function fetched(
-  name: string,
+/** Brings packages into the cache: the locked version where the archive still has it, else the present one. */
+async function fetch(
+  names: readonly string[],
   architecture: Architecture,
-  locked: Locked | undefined,
-): Promise<{ choice: Locked; isMoved: boolean }> {
+  lock: Readonly<Record<string, Locked>>,
+): Promise<ReadonlyMap<string, Locked>> {
   const apt = await PrivateApt.open(architecture);
   await apt.update();
-  if (locked !== undefined) {
-    const offer = await apt.show(locked.real ?? name, locked.version);
-    // The archive never changes a version's octets; where it seems to, apt's own index is the signed word: take the newest.
-    if (offer?.sha256 === locked.sha256) {
-      await download(apt, locked.real ?? name, locked);
-      return { choice: locked, isMoved: false };
-    }
+  const choices = new Map(await newest(apt, names));
+  for (const name of names) {
+    const locked = lock[name];
+    if (locked === undefined || locked.sha256 === choices.get(name)?.sha256) continue;
+    const wanted = versioned(name, locked);
+    const offer = (await apt.show([wanted])).get(wanted);
+    // apt's index is the signed word: a version under which it has other octets than were locked is not taken
+    if (offer?.sha256 === locked.sha256) choices.set(name, locked);
   }
-  const choice = await newest(apt, name);
-  if (!existsSync(debPathOf(choice))) await download(apt, choice.real ?? name, choice);
-  return { choice, isMoved: true };
+  for (const name of names) if (!choices.has(name)) throw absent(name);
+  await download(apt, choices);
+  for (const [name, choice] of choices) {
+    if (choice.sha256 !== lock[name]?.sha256) await recordMove(name, architecture, choice, lock[name]);
+  }
+  return choices;
 }
 
+const versioned = (name: string, { real, version }: Locked): string => `${real ?? name}=${version}`;
+
 /** What the archive offers now; a meta package without files of its own is followed to the kernel it depends on. */
-export async function newest(apt: PrivateApt, name: string): Promise<Locked> {
-  const offer = await apt.show(name);
-  const real = /\blinux-image-[0-9][^ ,]*/.exec(
-    name.startsWith("linux-image-") ? (offer?.depends ?? "") : "",
-  )?.[0];
-  const final = real === undefined ? offer : await apt.show(real);
-  if (final === undefined) {
-    throw new GimbalError("build-failed", {
-      tried: "find",
-      on: `the Debian package ${name}`,
-      why: "the archive's lists have none, or could not be read",
-      todo: "check the network; a warm cache needs none",
-    });
+export async function newest(
+  apt: PrivateApt,
+  names: readonly string[],
+): Promise<ReadonlyMap<string, Locked>> {
+  const offers = await apt.show(names);
+  const reals = new Map<string, string>();
+  for (const [name, { depends }] of offers) {
+    const real = name.startsWith("linux-image-") ? /\blinux-image-[0-9][^ ,]*/.exec(depends)?.[0] : undefined;
+    if (real !== undefined) reals.set(name, real);
   }
-  return lockedFrom(final, real);
+  const realOffers = reals.size === 0 ? new Map() : await apt.show([...reals.values()]);
+  const found = new Map<string, Locked>();
+  for (const [name, own] of offers) {
+    const real = reals.get(name);
+    const offer: Offer | undefined = real === undefined ? own : realOffers.get(real);
+    if (offer !== undefined) found.set(name, lockedFrom(offer, real));
+  }
+  return found;
+}
+
+function absent(name: string): GimbalError {
+  return new GimbalError("build-failed", {
+    tried: "find",
+    on: `the Debian package ${name}`,
+    why: "the archive's lists have none, or could not be read",
+    todo: "check the network; a warm cache needs none",
+  });
 }
 
 function lockedFrom({ version, sha256, sizeBytes }: Offer, real: string | undefined): Locked {
   return { version, sha256, sizeBytes, ...(real === undefined ? {} : { real }) };
 }
 
-async function download(apt: PrivateApt, name: string, locked: Locked): Promise<void> {
-  await step(
-    "APT",
-    `${name} ${locked.version}`,
-    async () => {
-      const target = debPathOf(locked);
-      const folder = temporaryOf(target);
-      await mkdir(folder, { recursive: true });
-      try {
-        const path = await apt.download(name, locked.version, folder);
-        const digest = await fileDigest(path);
-        if (digest !== locked.sha256) {
-          throw new GimbalError("build-failed", {
-            tried: "use",
-            on: `the Debian package ${name} ${locked.version}`,
-            why: `its SHA-256 is ${digest}, not ${locked.sha256}`,
-          });
-        }
-        await rename(path, target);
-      } finally {
-        await rm(folder, { recursive: true, force: true });
-      }
-      return target;
-    },
-    (path) => path,
-  );
+/** One download for all, then each file is compared with the digest chosen and takes its place in the cache. */
+async function download(apt: PrivateApt, choices: ReadonlyMap<string, Locked>): Promise<void> {
+  const missing = [...choices].filter(([, choice]) => !existsSync(debPathOf(choice)));
+  if (missing.length === 0) return;
+  const folder = temporaryOf(join(cacheRoot, "deb", "download"));
+  const started = performance.now();
+  try {
+    await apt.download(
+      missing.map(([name, choice]) => versioned(name, choice)),
+      folder,
+    );
+    const digests = new Map<string, string>();
+    for (const file of await readdir(folder))
+      digests.set(await fileDigest(join(folder, file)), join(folder, file));
+    for (const [name, choice] of missing) {
+      const path = digests.get(choice.sha256);
+      if (path === undefined) throw otherDigest(name, choice);
+      await rename(path, debPathOf(choice));
+    }
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+  const bytes = missing.reduce((sum, [, { sizeBytes }]) => sum + sizeBytes, 0);
+  say("APT", `${missing.length} Debian packages, verified`, performance.now() - started, bytes);
+}
+
+function otherDigest(name: string, { version, sha256 }: Locked): GimbalError {
+  return new GimbalError("build-failed", {
+    tried: "use",
+    on: `the Debian package ${name} ${version}`,
+    why: `no file that came has its SHA-256 ${sha256}`,
+  });
 }
 
 async function unpacked(name: string, locked: Locked): Promise<Package> {

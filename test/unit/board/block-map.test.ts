@@ -20,7 +20,10 @@ t.test("usedPart ends behind the last octet that is not zero, in whole MiB", asy
     offsetBytes: 1048576,
     sizeBytes: 1048576,
   });
-  t.same(await usedPart(path, { offsetBytes: 2097152, sizeBytes: 1048576 }), { offsetBytes: 2097152, sizeBytes: 0 });
+  t.same(await usedPart(path, { offsetBytes: 2097152, sizeBytes: 1048576 }), {
+    offsetBytes: 2097152,
+    sizeBytes: 0,
+  });
 });
 
 t.test("a block map names ranges with their digests, and its own", async (t) => {

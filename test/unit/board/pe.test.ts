@@ -37,7 +37,14 @@ t.test("what is no unsigned PE32+ image is refused", (t) => {
     t.throws(() => appendSections(image, [section(".a")]), { code: "build-failed" }, name);
   }
   t.throws(() => appendSections(stub(), [section(".toolongname")]), { code: "build-failed" });
-  t.throws(() => appendSections(stub(), "abcdefghij".split("").map((name) => section(name))), { code: "build-failed" });
+  t.throws(
+    () =>
+      appendSections(
+        stub(),
+        "abcdefghij".split("").map((name) => section(name)),
+      ),
+    { code: "build-failed" },
+  );
   t.end();
 });
 
