@@ -46,7 +46,7 @@ export function releaseKeyArea(key: KeyObject): PublicArea {
   return {
     is: "ecc",
     nameAlg: "sha256",
-    attributes: objectBits.userWithAuth | objectBits.sign,
+    attributes: objectBits.userWithAuth | objectBits.decrypt | objectBits.sign,
     authPolicy: new Uint8Array(),
     symmetric: { is: "none" },
     scheme: { is: "none" },

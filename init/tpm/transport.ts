@@ -82,6 +82,7 @@ export async function connectSwtpm(socketPath: string, timeoutMs = 30_000): Prom
     exchange: (command) => exchangeOnSocket(socket, command),
     close: () =>
       new Promise<void>((resolve) => {
+        if (socket.closed) return resolve(); // the other end was quicker
         socket.once("close", () => resolve());
         socket.destroy();
       }),
