@@ -4,9 +4,8 @@
  * throws: a refusal names the entry. The list grows while it is read, so a cut at the end is told apart from garbage.
  * Left out: the old template "ima" without a template length, ima-modsig, evm-sig.
  */
-import { hashOf } from "../tpm/crypto.ts";
+import { hashOf, sameOctets } from "../tpm/crypto.ts";
 import { extended } from "../tpm/pcr.ts";
-import { sameOctets } from "../tpm/storage-key.ts";
 import { type HashName, hashBytes } from "../tpm/structures.ts";
 
 export type ImaEntry = {

@@ -5,9 +5,8 @@
  */
 import { type CborValue, decodeCbor, encodeCbor } from "../bytes/cbor.ts";
 import { encode, u32 } from "../bytes/struct.ts";
-import { hashOf, joined } from "../tpm/crypto.ts";
+import { hashOf, joined, sameOctets } from "../tpm/crypto.ts";
 import { extended } from "../tpm/pcr.ts";
-import { sameOctets } from "../tpm/storage-key.ts";
 import { type HashName, hashBytes } from "../tpm/structures.ts";
 
 /** The kinds of events init extends, by name. */

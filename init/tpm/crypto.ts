@@ -78,3 +78,8 @@ export function cipherParameter(
   material.fill(0);
   return result;
 }
+
+/** Compares public octets. */
+export function sameOctets(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((octet, index) => octet === b[index]);
+}

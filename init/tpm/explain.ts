@@ -1,9 +1,8 @@
 /** Why a policy does not fit the PCRs as they are, in words. It only explains: the TPM decides. */
-import { hashOf } from "./crypto.ts";
+import { hashOf, sameOctets } from "./crypto.ts";
 import { extended } from "./pcr.ts";
 import { afterPolicyPcr, emptyPolicy } from "./policy-digest.ts";
 import type { SignedPolicy } from "./signed-policy.ts";
-import { sameOctets } from "./storage-key.ts";
 
 type Values = ReadonlyMap<number, Uint8Array>;
 

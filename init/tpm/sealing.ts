@@ -17,24 +17,18 @@ import {
   unseal,
   verifySignature,
 } from "./commands.ts";
-import { hashOf } from "./crypto.ts";
+import { hashOf, sameOctets } from "./crypto.ts";
 import { ecdsaFromDer } from "./ecdsa.ts";
 import { execute, flushQuietly } from "./execute.ts";
 import { boundDifferences, fits, releaseDifferences } from "./explain.ts";
 import { fingerprintOf, publicKeyOf, releaseKeyArea, spkiOf } from "./keys.ts";
 import { readPcrs } from "./pcr.ts";
 import { afterPolicyAuthorize, afterPolicyPcr, pcrDigestOf } from "./policy-digest.ts";
+import { findPrimary, makePrimary, type PrimaryKey } from "./primary.ts";
 import { rc, refusalOf, refusedWith } from "./response-code.ts";
 import { type Entity, nameOf, type Session, startSession } from "./session.ts";
 import { policyRef, type SignedPolicy } from "./signed-policy.ts";
-import {
-  ensureSrk,
-  findSrk,
-  makePrimary,
-  type StorageKey,
-  type StorageKeyType,
-  sameOctets,
-} from "./storage-key.ts";
+import { ensureSrk, type StorageKeyType, storageKey } from "./storage-key.ts";
 import {
   objectBits,
   type PublicArea,
@@ -94,7 +88,7 @@ export async function sealDiskKey(tpm: Transport, request: SealRequest): Promise
       public: base64(encode(publicBuffer, response.public)),
       private: base64(encode(privateBuffer, response.private)),
       parentName: hex(parent.name),
-      parentType: parent.public.is === "rsa" ? "rsa" : "ecc",
+      parentType: typeOf(parent),
       releaseKey: base64(spkiOf(releaseKey)),
       bank,
       pcrs: Object.fromEntries([...bound].map(([pcr, value]) => [String(pcr), hex(value)])),
@@ -110,7 +104,12 @@ export async function sealDiskKey(tpm: Transport, request: SealRequest): Promise
 export async function unsealDiskKey(tpm: Transport, request: UnsealRequest): Promise<Uint8Array> {
   const { blob, ownerAuth } = request;
   const sealed = openBlob(blob);
-  const parent = await findSrk(tpm, blob.parentType, fromHex(blob.parentName), ownerAuth);
+  const parent = await findPrimary(
+    tpm,
+    storageKey(blob.parentType),
+    fromHex(blob.parentName),
+    authsOf(ownerAuth),
+  );
   if (!parent) throw foreign("this TPM does not have the storage key that the disk was sealed under");
   return withParent(tpm, parent, ownerAuth, async (parent) => {
     const policy = await choosePolicy(tpm, sealed, request.signedPolicies);
@@ -141,6 +140,8 @@ function sealedArea(authPolicy: Uint8Array): SealedArea {
   };
 }
 
+const typeOf = (parent: PrimaryKey) => (parent.public.is === "rsa" ? "rsa" : "ecc");
+const authsOf = (owner: Uint8Array | undefined) => (owner ? { owner } : {});
 const uniqueOf = (area: PublicArea) => (area.is === "keyedHash" ? area.unique : none);
 
 /**
@@ -149,16 +150,16 @@ const uniqueOf = (area: PublicArea) => (area.is === "keyedHash" ? area.unique : 
  */
 async function withParent<T>(
   tpm: Transport,
-  found: StorageKey,
+  found: PrimaryKey,
   ownerAuth: Uint8Array | undefined,
-  work: (parent: StorageKey) => Promise<T>,
+  work: (parent: PrimaryKey) => Promise<T>,
 ): Promise<T> {
   try {
     await using parent = found;
     return await work(parent);
   } catch (error) {
     if (!found.persistent || !refusedWith(error, rc.badAuth, rc.authFail)) throw error;
-    await using parent = await makePrimary(tpm, found.public.is === "rsa" ? "rsa" : "ecc", ownerAuth);
+    await using parent = await makePrimary(tpm, storageKey(typeOf(found)), authsOf(ownerAuth));
     return await work(parent);
   }
 }
@@ -283,7 +284,7 @@ async function satisfyPcrs(
 
 async function loadSealed(
   tpm: Transport,
-  parent: StorageKey,
+  parent: PrimaryKey,
   sealed: Sealed,
 ): Promise<Entity & AsyncDisposable> {
   await using session = await startSession(tpm, "hmac", parent);

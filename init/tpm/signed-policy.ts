@@ -3,8 +3,8 @@
  * /.extra/tpm2-pcr-signature.json: unmeasured and unsigned as a whole, so parsed as hostile input. Only the TPM's
  * VerifySignature decides; what is here merely selects and explains. DESIGN section 5, facts of the sealing policy.
  */
+import { sameOctets } from "./crypto.ts";
 import { afterPolicyPcr, emptyPolicy } from "./policy-digest.ts";
-import { sameOctets } from "./storage-key.ts";
 
 /** One policy that a release signed: PolicyPCR over `pcrs` has the digest `policyDigest`. */
 export type SignedPolicy = {

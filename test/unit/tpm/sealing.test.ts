@@ -6,10 +6,11 @@ import { parseSealedBlob, type SealedBlob } from "../../../init/tpm/blob.ts";
 import { clear, createPrimary, evictControl, hierarchyChangeAuth } from "../../../init/tpm/commands.ts";
 import { execute, flushQuietly } from "../../../init/tpm/execute.ts";
 import { extendPcr, readPcrs } from "../../../init/tpm/pcr.ts";
+import { makePrimary, readKey } from "../../../init/tpm/primary.ts";
 import { sealDiskKey, unsealDiskKey } from "../../../init/tpm/sealing.ts";
 import { handleEntity, nameOf, startSession } from "../../../init/tpm/session.ts";
 import { parseSignedPolicies, policyRef, type SignedPolicy } from "../../../init/tpm/signed-policy.ts";
-import { makePrimary, readKey, storageKeyHandle, storageTemplates } from "../../../init/tpm/storage-key.ts";
+import { storageKey, storageKeyHandle, storageTemplates } from "../../../init/tpm/storage-key.ts";
 import { objectBits, type PublicArea, permanentHandles } from "../../../init/tpm/structures.ts";
 import type { Transport } from "../../../init/tpm/transport.ts";
 import { haveSwtpm, leftHandles, meddled, startSwtpm } from "./swtpm.ts";
@@ -378,7 +379,7 @@ t.test("an owner auth value is used in a session, and its lack has its own sente
   const owner = handleEntity(permanentHandles.owner);
   {
     // its salt is a transient primary, so that nothing persistent helps afterwards
-    await using srk = await makePrimary(tpm, "ecc");
+    await using srk = await makePrimary(tpm, storageKey("ecc"));
     await using session = await startSession(tpm, "hmac", srk);
     const use = { session, encryptCommand: true, newAuth: ownerAuth };
     await execute(tpm, hierarchyChangeAuth, { hierarchy: owner }, { newAuth: ownerAuth }, [use]);
