@@ -14,7 +14,7 @@ import { type Decision, decide, type StorageKey } from "./adoption.ts";
 import { described, type Partition } from "./block.ts";
 import { type CheckResult, checkExt4, type Ext4Tools, ext4Tools, mountExt4 } from "./ext4.ts";
 import { initialiseVolume } from "./initialise.ts";
-import { type Luks, luks, mapperPath } from "./luks.ts";
+import { type Luks, luks } from "./luks.ts";
 import { probePartition } from "./probe.ts";
 import { type RecoveryKey, recoveryPassphrase } from "./recovery-key.ts";
 
@@ -32,7 +32,7 @@ export type VolumeDeps = {
   /** A word on progress, and warnings such as a repaired header, for the log. */
   readonly note: (text: string) => void;
   /** Default: as in the initramfs. */
-  readonly programs?: Ext4Tools & { readonly cryptsetup: string };
+  readonly programs?: Ext4Tools & { readonly cryptsetup: string; readonly mapper: string };
   /** A tmpfs of PID 1 for the header in use. Default: /run/gimbal. */
   readonly runFolder?: string;
   /** Waits between wrong recovery keys. */
@@ -104,7 +104,7 @@ export async function mountDataVolume(
 
 /** cryptsetup as `deps` say. */
 export const luksOf = (deps: Pick<VolumeDeps, "runTool" | "programs">): Luks =>
-  luks(deps.runTool, deps.programs?.cryptsetup);
+  luks(deps.runTool, deps.programs?.cryptsetup, deps.programs?.mapper);
 
 async function initialise(deps: VolumeDeps, request: VolumeRequest, name: string): Promise<UnlockedVolume> {
   const { partition, storageKey } = request;
@@ -243,7 +243,8 @@ async function tidy(
 }
 
 function unlocked(deps: VolumeDeps, uuid: string, name: string, how: UnlockedVolume["how"]): UnlockedVolume {
-  return { devicePath: mapperPath(name), uuid, how, close: () => luksOf(deps).close(name) };
+  const luks = luksOf(deps);
+  return { devicePath: luks.pathOf(name), uuid, how, close: () => luks.close(name) };
 }
 
 /** The header that was checked, as a file on PID 1's tmpfs while it is used. */

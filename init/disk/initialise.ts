@@ -16,7 +16,7 @@ import type { SealedBlob } from "../tpm/blob.ts";
 import type { StorageKey } from "./adoption.ts";
 import type { Partition } from "./block.ts";
 import { type Ext4Tools, makeExt4 } from "./ext4.ts";
-import { type Luks, mapperPath } from "./luks.ts";
+import type { Luks } from "./luks.ts";
 import { unfinishedLabel, volumeLabel, volumeSubsystem } from "./luks-check.ts";
 import { setMarker } from "./marker.ts";
 import { makeRecoveryKey, type RecoveryKey, recoveryPassphrase } from "./recovery-key.ts";
@@ -61,8 +61,8 @@ export async function initialiseVolume(
     note("making the file system");
     await luks.open(path, name, key);
     try {
-      await makeExt4(deps.runTool, mapperPath(name), deps.ext4);
-      await settle(mapperPath(name));
+      await makeExt4(deps.runTool, luks.pathOf(name), deps.ext4);
+      await settle(luks.pathOf(name));
       await keepKey(deps, path, key, passphrase, storageKey);
       await settle(path);
       await deps.showRecoveryKey(recovery);

@@ -74,8 +74,7 @@ function readCopy(start: Uint8Array, offset: number, magic: string): Copy {
   const digest = copy.slice(448, 448 + 64);
   copy.fill(0, 448, 448 + 64);
   const actual = createHash(hash).update(copy).digest();
-  if (!actual.equals(digest.subarray(0, actual.length)))
-    return { is: "damaged", why: "its digest does not fit" };
+  if (!Buffer.concat([actual], 64).equals(digest)) return { is: "damaged", why: "its digest does not fit" };
   const json = textAt(copy, 4096, sizeBytes - 4096);
   const metadata = parseObject(json);
   if (metadata === undefined) return { is: "damaged", why: "its JSON area is malformed" };

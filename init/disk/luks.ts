@@ -2,6 +2,7 @@
  * LUKS2 through the cryptsetup program. Keys go through its standard input only. pbkdf2 at the smallest cost: the keys are 256
  * random bits, and argon2id would cost seconds and buy nothing (facts of the x86 boot, section 5).
  */
+import { join } from "node:path";
 import { GimbalError } from "../errors.ts";
 import { lastWords, type RunTool, type ToolResult } from "../machine/process.ts";
 import { cipher } from "./luks-check.ts";
@@ -23,13 +24,13 @@ export type Luks = {
   /** Opens as /dev/mapper/<name>. `header` names a file with the header to believe instead of the disk's own. */
   open(path: string, name: string, key: Uint8Array, header?: string): Promise<void>;
   close(name: string): Promise<void>;
+  /** "/dev/mapper/<name>" */
+  pathOf(name: string): string;
   /** Writes the second header over a damaged first one, or the other way round. */
   repair(path: string): Promise<void>;
 };
 
 export type LuksNames = { readonly label: string; readonly subsystem: string };
-
-export const mapperPath = (name: string) => `/dev/mapper/${name}`;
 
 /** Iterations of the smallest pbkdf2 that the format allows. */
 const minimalKdf = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--hash", "sha256"];
@@ -38,7 +39,8 @@ const timeoutMs = 120_000;
 const wrongKey = 2;
 
 /** The operations over the program at `program`. Each throws "tool-failed" where cryptsetup gives up. */
-export function luks(runTool: RunTool, program = "/usr/sbin/cryptsetup"): Luks {
+export function luks(runTool: RunTool, program = "/usr/sbin/cryptsetup", mapper = "/dev/mapper"): Luks {
+  const pathOf = (name: string) => join(mapper, name);
   const run = async (tried: string, on: string, args: readonly string[], stdin?: Uint8Array) => {
     const result = await runTool(program, ["-q", ...args], { timeoutMs, ...(stdin ? { stdin } : {}) });
     if (result.status === 0) return result;
@@ -116,8 +118,9 @@ export function luks(runTool: RunTool, program = "/usr/sbin/cryptsetup"): Luks {
       await run("open", path, [...unlocking(header), path, name], key);
     },
     async close(name) {
-      await run("close", mapperPath(name), ["close", name]);
+      await run("close", pathOf(name), ["close", name]);
     },
+    pathOf,
     async repair(path) {
       await run("repair the header of", path, ["repair", path]);
     },
