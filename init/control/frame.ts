@@ -1,0 +1,82 @@
+/**
+ * Control protocol framing (DESIGN section 7): u32 big-endian length, then one CBOR map (RFC 8949) of 1 to 1,048,576 octets.
+ * Left out: compression, several maps in a frame. Nothing here throws on input; a refusal ends the connection.
+ */
+import { type CborValue, decodeCbor, encodeCbor } from "../bytes/cbor.ts";
+
+export const frameMaxBytes = 1024 * 1024;
+
+export type Message = ReadonlyMap<string | number, CborValue>;
+
+export type Taken =
+  | { readonly is: "incomplete"; readonly missingBytes: number }
+  | { readonly is: "refused"; readonly reason: "empty" | "too-long"; readonly lengthBytes: number }
+  | { readonly is: "frame"; readonly body: Uint8Array; readonly rest: Uint8Array };
+
+/** Takes the first frame of `input`. Copies nothing: `body` and `rest` are views and live as long as `input`. */
+export function takeFrame(input: Uint8Array): Taken {
+  if (input.length < 4) return { is: "incomplete", missingBytes: 4 - input.length };
+  const lengthBytes = new DataView(input.buffer, input.byteOffset, 4).getUint32(0);
+  if (lengthBytes === 0) return { is: "refused", reason: "empty", lengthBytes };
+  if (lengthBytes > frameMaxBytes) return { is: "refused", reason: "too-long", lengthBytes };
+  const end = 4 + lengthBytes;
+  if (input.length < end) return { is: "incomplete", missingBytes: end - input.length };
+  return { is: "frame", body: input.subarray(4, end), rest: input.subarray(end) };
+}
+
+/** One frame around a map. Throws RangeError where it would be longer than a frame may be. */
+export function encodeFrame(message: Message): Uint8Array {
+  const body = encodeCbor(message);
+  if (body.length > frameMaxBytes) throw new RangeError(`a message of ${body.length} octets fits no frame`);
+  const frame = new Uint8Array(4 + body.length);
+  new DataView(frame.buffer).setUint32(0, body.length);
+  frame.set(body, 4);
+  return frame;
+}
+
+export type DecodedMessage =
+  | { readonly is: "message"; readonly message: Message }
+  | { readonly is: "refused"; readonly why: string };
+
+/** Decodes a frame's body. Never throws. */
+export function decodeMessage(body: Uint8Array): DecodedMessage {
+  const decoded = decodeCbor(body, { maxBytes: frameMaxBytes, maxDepth: 12, maxItems: 20_000 });
+  if (decoded.is === "refused") return { is: "refused", why: `${decoded.reason} at octet ${decoded.offset}` };
+  if (!(decoded.value instanceof Map)) return { is: "refused", why: "it is no map" };
+  return { is: "message", message: decoded.value };
+}
+
+/** Gathers chunks until whole frames are there; holds at most one frame and one chunk. */
+export class FrameReader {
+  #pending: Uint8Array[] = [];
+  #length = 0;
+  #wanted = 4;
+
+  /** True while a frame has begun and not ended. */
+  get isInside(): boolean {
+    return this.#length > 0;
+  }
+
+  /** The frames that are complete now, or the refusal of what follows. */
+  push(chunk: Uint8Array): { readonly bodies: readonly Uint8Array[]; readonly refused?: string } {
+    this.#pending.push(chunk);
+    this.#length += chunk.length;
+    const bodies: Uint8Array[] = [];
+    while (this.#length >= this.#wanted) {
+      let input: Uint8Array =
+        this.#pending.length === 1 ? (this.#pending[0] ?? chunk) : Buffer.concat(this.#pending);
+      for (let taken = takeFrame(input); ; taken = takeFrame(input)) {
+        if (taken.is === "refused") return { bodies, refused: `a frame of ${taken.lengthBytes} octets` };
+        if (taken.is === "incomplete") {
+          this.#wanted = input.length + taken.missingBytes;
+          break;
+        }
+        bodies.push(taken.body);
+        input = taken.rest;
+      }
+      this.#pending = input.length > 0 ? [input] : [];
+      this.#length = input.length;
+    }
+    return { bodies };
+  }
+}
