@@ -44,6 +44,14 @@ std::string Text(const Napi::Value& value, const std::string& what) {
   return text;
 }
 
+std::span<const uint8_t> Bytes(const Napi::Value& value, const std::string& what) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
+    WrongType(value.Env(), what, "a Uint8Array");
+  }
+  const Napi::Uint8Array array = value.As<Napi::Uint8Array>();
+  return {array.Data(), array.ByteLength()};
+}
+
 std::string Argument(size_t at) { return "argument " + std::to_string(at + 1); }
 
 }  // namespace
@@ -60,11 +68,7 @@ bool BoolArg(const Napi::CallbackInfo& info, size_t at) {
 }
 
 std::span<const uint8_t> BytesArg(const Napi::CallbackInfo& info, size_t at) {
-  if (!info[at].IsTypedArray() || info[at].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
-    WrongType(info.Env(), Argument(at), "a Uint8Array");
-  }
-  const Napi::Uint8Array array = info[at].As<Napi::Uint8Array>();
-  return {array.Data(), array.ByteLength()};
+  return Bytes(info[at], Argument(at));
 }
 
 Napi::Object ObjectArg(const Napi::CallbackInfo& info, size_t at) {
@@ -76,6 +80,10 @@ std::string TextField(const Napi::Object& object, const char* name) { return Tex
 
 int64_t IntegerField(const Napi::Object& object, const char* name, int64_t min, int64_t max) {
   return Integer(object.Get(name), name, min, max);
+}
+
+std::span<const uint8_t> BytesField(const Napi::Object& object, const char* name) {
+  return Bytes(object.Get(name), name);
 }
 
 uint64_t BigValue(const Napi::Value& value, const char* name) {

@@ -63,6 +63,7 @@ Napi::Object ObjectArg(const Napi::CallbackInfo& info, size_t at);
 // The same for a property of an object.
 std::string TextField(const Napi::Object& object, const char* name);
 int64_t IntegerField(const Napi::Object& object, const char* name, int64_t min, int64_t max);
+std::span<const uint8_t> BytesField(const Napi::Object& object, const char* name);
 uint64_t BigField(const Napi::Object& object, const char* name);
 uint64_t BigValue(const Napi::Value& value, const char* name);
 

@@ -9,11 +9,15 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "addon.h"
-#include "plan.h"
+#include "plan-check.h"
 #include "shim/syscall.h"
 
 #ifndef PIDFD_GET_USER_NAMESPACE
@@ -25,16 +29,22 @@ namespace {
 
 constexpr size_t kStackBytes = 64 * 1024;
 
+constexpr size_t kMaxKept = GIMBAL_PLAN_MAX_SLOTS + 4;
+
 // What the child needs. It lies at the foot of the child's stack, so that both live equally long.
 struct ChildArgs {
   int sync_fd;
-  int parents_sync_fd;
   int shim_fd;
   int plan_fd;
   int report_fd;
   int keeps_ids;  // without a user namespace the ids stay as they are
   uint32_t slots;
   int32_t fds[GIMBAL_PLAN_MAX_SLOTS];
+  // Ranges of descriptors that are none of the above.
+  uint32_t gaps;
+  struct {
+    uint32_t first, last;
+  } gap[kMaxKept + 1];
   char plan_name[16];
   const char* argv[2];
   const char* envp[1];
@@ -43,19 +53,23 @@ struct ChildArgs {
 [[noreturn]] __attribute__((optimize("no-stack-protector"))) void Child(void* context) noexcept {
   const ChildArgs* args = static_cast<const ChildArgs*>(context);
   const auto fail = [&](long negative_errno) {
-    const PlanReport report = {UINT16_MAX, static_cast<uint16_t>(-negative_errno), 0};
+    const PlanReport report = {GIMBAL_PLAN_NOT_BEGUN, static_cast<uint16_t>(-negative_errno), 0};
     SYS3(__NR_write, args->report_fd, &report, sizeof report);
     for (;;) SYS1(__NR_exit_group, 127);
   };
+  // First of all: the pipes of other starts lie open here. A copy kept while this one waits would hide their
+  // ends, and a copy of the parent's end of its own barrier would hide that the parent gave up.
+  long result = 0;
+  for (uint32_t i = 0; i < args->gaps; i++) {
+    result = SYS3(__NR_close_range, args->gap[i].first, args->gap[i].last, 0);
+    if (result < 0) fail(result);
+  }
   // The barrier: id maps are written now. Anything but one octet means that the parent gave up.
-  // This copy of the parent's end must go first, or its end of file would never come.
-  SYS1(__NR_close, args->parents_sync_fd);
   char go = 0;
   const long got = SYS3(__NR_read, args->sync_fd, &go, 1);
   if (got != 1) {
     for (;;) SYS1(__NR_exit_group, 127);
   }
-  long result = 0;
   if (!args->keeps_ids) {
     result = SYS3(__NR_setresgid, 0, 0, 0);
     if (result >= 0) result = SYS2(__NR_setgroups, 0, 0);
@@ -108,46 +122,40 @@ long Clone3(clone_args* args, [[noreturn]] void (*child)(void*) noexcept, void* 
 #endif
 }
 
-[[noreturn]] void Malformed(Napi::Env env, const std::string& why) {
-  throw Napi::TypeError::New(env, "the plan is malformed: " + why);
+// The plan as the shim will read it, aligned; a TypeError if it is malformed.
+std::vector<uint64_t> CheckedPlan(Napi::Env env, std::span<const uint8_t> octets, uint32_t slots) {
+  std::vector<uint64_t> plan((octets.size() + 7) / 8);
+  if (octets.size() <= GIMBAL_PLAN_MAX_BYTES)
+    std::copy(octets.begin(), octets.end(), reinterpret_cast<uint8_t*>(plan.data()));
+  uint32_t at = 0;
+  const char* problem = PlanProblem(reinterpret_cast<const uint8_t*>(plan.data()), octets.size(), slots, &at);
+  if (problem != nullptr) {
+    throw Napi::TypeError::New(env,
+                               "the plan is malformed at operation " + std::to_string(at) + ": " + problem);
+  }
+  return plan;
 }
 
-// Each text must lie inside the string area (which ends with NUL), each slot in the list.
-void CheckPlan(Napi::Env env, std::span<const uint8_t> plan, uint32_t slots) {
-  PlanHeader header;
-  if (plan.size() < sizeof header || plan.size() > GIMBAL_PLAN_MAX_BYTES) Malformed(env, "size");
-  memcpy(&header, plan.data(), sizeof header);
-  if (header.magic != GIMBAL_PLAN_MAGIC) Malformed(env, "magic");
-  if (header.ops == 0 || header.ops > GIMBAL_PLAN_MAX_OPS) Malformed(env, "number of operations");
-  const size_t strings_at = sizeof header + header.ops * sizeof(PlanOp);
-  if (plan.size() <= strings_at) Malformed(env, "no string area");
-  if (plan.back() != 0) Malformed(env, "the string area does not end with NUL");
-  const size_t string_bytes = plan.size() - strings_at;
-  for (uint32_t i = 0; i < header.ops; i++) {
-    PlanOp op;
-    memcpy(&op, plan.data() + sizeof header + i * sizeof op, sizeof op);
-    const std::string at = "operation " + std::to_string(i);
-    if (op.op == 0 || op.op >= kOpLimit) Malformed(env, at + " is unknown");
-    if (op.slot < -1 || (op.slot >= 0 && static_cast<uint32_t>(op.slot) >= slots))
-      Malformed(env, at + ": slot");
-    const bool needs_slot = op.op == kOpStdio || op.op == kOpMoveMount || op.op == kOpSetns;
-    if (needs_slot != (op.slot >= 0)) Malformed(env, at + ": slot");
-    for (const uint32_t text : {op.str0, op.str1, op.str2}) {
-      if (text != GIMBAL_NO_STRING && text >= string_bytes) Malformed(env, at + ": text");
-    }
-    if (op.op != kOpRlimit && op.op != kOpExec && op.length != 0 &&
-        (op.str1 == GIMBAL_NO_STRING || op.length > string_bytes - op.str1)) {
-      Malformed(env, at + ": length");
-    }
-    if ((op.op == kOpExec) != (i + 1 == header.ops))
-      Malformed(env, at + ": exec is the last, and only the last");
+// All descriptors but the ones that the child needs, as ranges.
+void SetGaps(ChildArgs* child) {
+  std::vector<uint32_t> kept = {static_cast<uint32_t>(child->sync_fd), static_cast<uint32_t>(child->shim_fd),
+                                static_cast<uint32_t>(child->plan_fd),
+                                static_cast<uint32_t>(child->report_fd)};
+  kept.insert(kept.end(), child->fds, child->fds + child->slots);
+  std::sort(kept.begin(), kept.end());
+  uint32_t next = 0;
+  for (const uint32_t fd : kept) {
+    if (fd > next) child->gap[child->gaps++] = {next, fd - 1};
+    if (fd >= next) next = fd + 1;
   }
+  child->gap[child->gaps++] = {next, UINT32_MAX};
 }
 
 Fd PlanFd(Napi::Env env, std::span<const uint8_t> plan, const ChildArgs& args) {
   PlanPrefix prefix = {};
   prefix.bytes = static_cast<uint32_t>(plan.size());
   prefix.report_fd = args.report_fd;
+  prefix.progress = GIMBAL_PLAN_NOT_BEGUN;
   prefix.slots = args.slots;
   memcpy(prefix.fds, args.fds, sizeof prefix.fds);
   Fd fd(memfd_create("gimbal-plan", MFD_CLOEXEC));
@@ -179,14 +187,20 @@ Fd UserNamespace(Napi::Env env, pid_t pid, int pidfd) {
   return userns;
 }
 
-struct Stack {
+// What must live until the shim runs or has ended: the child's stack, and the plan, in which the shim notes
+// where it is.
+struct Job {
   void* memory = MAP_FAILED;
-  ~Stack() { Free(); }
+  Fd plan{-1};
+  ~Job() { Free(); }
   void Free() {
     if (memory != MAP_FAILED) munmap(memory, kStackBytes);
     memory = MAP_FAILED;
+    plan = Fd(-1);
   }
 };
+
+constexpr napi_type_tag kJobTag = {0x9b1c5d2f40e64a11, 0xa3f07f6cbb2e8d57};
 
 std::vector<int32_t> Slots(Napi::Env env, const Napi::Value& value) {
   if (!value.IsArray()) throw Napi::TypeError::New(env, "slots is not a list");
@@ -195,8 +209,10 @@ std::vector<int32_t> Slots(Napi::Env env, const Napi::Value& value) {
   std::vector<int32_t> slots;
   for (uint32_t i = 0; i < list.Length(); i++) {
     if (!list.Get(i).IsNumber()) throw Napi::TypeError::New(env, "a slot is not a number");
-    slots.push_back(list.Get(i).As<Napi::Number>().Int32Value());
-    if (slots.back() < 0) throw Napi::TypeError::New(env, "a slot is not a descriptor");
+    const double fd = list.Get(i).As<Napi::Number>().DoubleValue();
+    if (!(fd >= 0 && fd <= INT32_MAX && fd == std::trunc(fd)))
+      throw Napi::TypeError::New(env, "a slot is not a descriptor");
+    slots.push_back(static_cast<int32_t>(fd));
   }
   return slots;
 }
@@ -205,15 +221,16 @@ Napi::Value Clone(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const Napi::Object request = ObjectArg(info, 0);
   const auto namespaces = static_cast<uint64_t>(IntegerField(request, "namespaces", 0, UINT32_MAX));
+  if (namespaces & ~uint64_t{PLAN_NAMESPACES})
+    throw Napi::TypeError::New(env, "namespaces has other bits than CLONE_NEW*");
   const auto cgroup_fd = static_cast<int>(IntegerField(request, "cgroupFd", -1, INT32_MAX));
   const auto shim_fd = static_cast<int>(IntegerField(request, "shimFd", 0, INT32_MAX));
   const std::vector<int32_t> slots = Slots(env, request.Get("slots"));
   const std::string uid_map = TextField(request, "uidMap"), gid_map = TextField(request, "gidMap"),
                     time_offsets = TextField(request, "timeOffsets");
-  if (!request.Get("plan").IsTypedArray()) throw Napi::TypeError::New(env, "plan is not a Uint8Array");
-  const Napi::Uint8Array plan_array = request.Get("plan").As<Napi::Uint8Array>();
-  const std::span<const uint8_t> plan(plan_array.Data(), plan_array.ByteLength());
-  CheckPlan(env, plan, static_cast<uint32_t>(slots.size()));
+  const std::span<const uint8_t> octets = BytesField(request, "plan");
+  const std::vector<uint64_t> plan_words = CheckedPlan(env, octets, static_cast<uint32_t>(slots.size()));
+  const std::span<const uint8_t> plan(reinterpret_cast<const uint8_t*>(plan_words.data()), octets.size());
 
   int sync[2], report[2];
   if (pipe2(sync, O_CLOEXEC) < 0) throw SyscallError(env, errno, "pipe2", "sync");
@@ -222,28 +239,28 @@ Napi::Value Clone(const Napi::CallbackInfo& info) {
   Fd report_read(report[0]), report_write(report[1]);
   if (fcntl(report_read.get(), F_SETFL, O_NONBLOCK) < 0) throw SyscallError(env, errno, "fcntl", "report");
 
-  auto stack = std::make_unique<Stack>();
-  stack->memory =
+  auto job = std::make_unique<Job>();
+  job->memory =
       mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-  if (stack->memory == MAP_FAILED) throw SyscallError(env, errno, "mmap", "stack");
-  ChildArgs* child = new (stack->memory) ChildArgs();
+  if (job->memory == MAP_FAILED) throw SyscallError(env, errno, "mmap", "stack");
+  ChildArgs* child = new (job->memory) ChildArgs();
   child->sync_fd = sync_read.get();
-  child->parents_sync_fd = sync_write.get();
   child->shim_fd = shim_fd;
   child->report_fd = report_write.get();
   child->keeps_ids = (namespaces & CLONE_NEWUSER) == 0;
   child->slots = static_cast<uint32_t>(slots.size());
   std::copy(slots.begin(), slots.end(), child->fds);
-  Fd plan_fd = PlanFd(env, plan, *child);
-  child->plan_fd = plan_fd.get();
-  snprintf(child->plan_name, sizeof child->plan_name, "%d", plan_fd.get());
+  job->plan = PlanFd(env, plan, *child);
+  child->plan_fd = job->plan.get();
+  snprintf(child->plan_name, sizeof child->plan_name, "%d", child->plan_fd);
   child->argv[0] = child->plan_name;
+  SetGaps(child);
 
   int pidfd_number = -1;
   clone_args args = {};
   args.flags = CLONE_VM | CLONE_PIDFD | namespaces | (cgroup_fd >= 0 ? CLONE_INTO_CGROUP : 0);
   args.pidfd = reinterpret_cast<uint64_t>(&pidfd_number);
-  args.stack = reinterpret_cast<uint64_t>(stack->memory);
+  args.stack = reinterpret_cast<uint64_t>(job->memory);
   args.stack_size = kStackBytes;
   args.cgroup = cgroup_fd >= 0 ? static_cast<uint64_t>(cgroup_fd) : 0;
   // No handler of this process may run in the child, which borrows its memory. The shim unblocks them by
@@ -263,8 +280,11 @@ Napi::Value Clone(const Napi::CallbackInfo& info) {
     Fd userns =
         namespaces & CLONE_NEWUSER ? UserNamespace(env, static_cast<pid_t>(pid), pidfd.get()) : Fd(-1);
     Napi::Object result = Napi::Object::New(env);
-    result.Set("stack", Napi::External<Stack>::New(env, stack.get(), [](Napi::Env, Stack* s) { delete s; }));
-    stack.release();
+    const auto handle =
+        Napi::External<Job>::New(env, job.get(), [](Napi::Env, Job* finished) { delete finished; });
+    job.release();
+    handle.TypeTag(&kJobTag);
+    result.Set("job", handle);
     result.Set("pid", static_cast<double>(pid));
     result.Set("pidfd", pidfd.release());
     result.Set("usernsFd", userns ? userns.release() : -1);
@@ -280,9 +300,24 @@ Napi::Value Clone(const Napi::CallbackInfo& info) {
   }
 }
 
-Napi::Value FreeStack(const Napi::CallbackInfo& info) {
-  if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "argument 1 is not a stack");
-  info[0].As<Napi::External<Stack>>().Data()->Free();
+Job* JobArg(const Napi::CallbackInfo& info) {
+  if (!info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "argument 1 is not a job");
+  const auto external = info[0].As<Napi::External<Job>>();
+  if (!external.CheckTypeTag(&kJobTag)) throw Napi::TypeError::New(info.Env(), "argument 1 is not a job");
+  return external.Data();
+}
+
+Napi::Value PlanProgress(const Napi::CallbackInfo& info) {
+  const Job* job = JobArg(info);
+  uint32_t progress = GIMBAL_PLAN_NOT_BEGUN;
+  if (pread(job->plan.get(), &progress, sizeof progress, offsetof(PlanPrefix, progress)) < 0) {
+    throw SyscallError(info.Env(), errno, "pread", "plan");
+  }
+  return Napi::Number::New(info.Env(), progress);
+}
+
+Napi::Value FreeJob(const Napi::CallbackInfo& info) {
+  JobArg(info)->Free();
   return info.Env().Undefined();
 }
 
@@ -290,7 +325,8 @@ Napi::Value FreeStack(const Napi::CallbackInfo& info) {
 
 void InitClone(Napi::Object exports) {
   Export<Clone>(exports, "clone");
-  Export<FreeStack>(exports, "freeStack");
+  Export<PlanProgress>(exports, "planProgress");
+  Export<FreeJob>(exports, "freeJob");
 }
 
 }  // namespace gimbal

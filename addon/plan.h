@@ -10,6 +10,7 @@
 #define GIMBAL_PLAN_MAX_OPS 512u
 #define GIMBAL_PLAN_MAX_SLOTS 32u
 #define GIMBAL_PLAN_MAX_BYTES (1u << 20)
+#define GIMBAL_PLAN_MAX_STRINGS 65535u  // of argv and envp together, with their two ends
 
 // As TypeScript writes it: PlanHeader, then `ops` records, then the string area up to the end.
 struct PlanHeader {
@@ -17,13 +18,17 @@ struct PlanHeader {
   uint32_t ops;
 };
 
-// In the memfd that the shim reads, this stands before PlanHeader: which descriptor each slot is.
+// In the memfd that the shim maps, this stands before PlanHeader: which descriptor each slot is.
 struct PlanPrefix {
   uint32_t bytes;     // of PlanHeader and all that follows it
-  int32_t report_fd;  // Report records go here; close-on-exec again once the shim runs
+  int32_t report_fd;  // PlanReport records go here
+  uint32_t
+      progress;  // the shim's: index of the operation it is at. The start program reads it after a time limit
   uint32_t slots;
   int32_t fds[GIMBAL_PLAN_MAX_SLOTS];
 };
+
+#define GIMBAL_PLAN_NOT_BEGUN 0xffffu  // progress, and index of a report: the shim does not run yet
 
 #define GIMBAL_NO_STRING 0xffffffffu
 

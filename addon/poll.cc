@@ -22,11 +22,16 @@ struct Poll {
 void OnEvent(uv_poll_t* handle, int status, int events) {
   Poll* poll = static_cast<Poll*>(handle->data);
   Napi::HandleScope scope(poll->env);
-  // MakeCallback runs microtasks after it and sends an exception to uncaughtException.
-  poll->callback.MakeCallback(
-      poll->env.Global(),
-      {Napi::Number::New(poll->env, status < 0 ? -status : 0), Napi::Number::New(poll->env, events)},
-      poll->context);
+  const Napi::Env env = poll->env;  // the callback may close, and by that free, the poll
+  try {
+    poll->callback.MakeCallback(
+        env.Global(), {Napi::Number::New(env, status < 0 ? -status : 0), Napi::Number::New(env, events)},
+        poll->context);
+  } catch (const Napi::Error& error) {
+    // Below this are libuv's C frames: a C++ exception there would end the process. It becomes an
+    // uncaughtException.
+    napi_fatal_exception(env, error.Value());
+  }
 }
 
 void Close(Poll* poll) {

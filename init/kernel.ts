@@ -103,8 +103,8 @@ export type Clone = {
   readonly syncFd: number;
   /** End of file: the plan ran up to its exec. Octets: reports of 8, see spawn.ts. */
   readonly reportFd: number;
-  /** To be given to `freeStack` once the shim runs (end of file or a report on reportFd). */
-  readonly stack: unknown;
+  /** To be given to `freeJob` once the shim has execed or ended: it holds the stack that the child runs on. */
+  readonly job: unknown;
 };
 
 export interface Kernel {
@@ -240,5 +240,7 @@ export interface Kernel {
 
   // clone.cc
   clone(request: CloneRequest): Clone;
-  freeStack(stack: unknown): void;
+  /** Index of the operation that the shim is at; 0xffff before the first. */
+  planProgress(job: unknown): number;
+  freeJob(job: unknown): void;
 }

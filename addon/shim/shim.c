@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "../plan.h"
+#include "../plan-check.h"
 #include "syscall.h"
 
 #define ENOENT 2
@@ -36,24 +36,23 @@
 #define TIOCSCTTY 0x540E
 #define KEYCTL_JOIN_SESSION_KEYRING 1
 #define CLOSE_RANGE_CLOEXEC 4
-#define FD_CLOEXEC 1
+#define F_DUPFD_CLOEXEC 1030
+#define SEEK_END 2
+#define PROT_READ 1
+#define PROT_WRITE 2
+#define MAP_SHARED 1
 #define PATH_BYTES 4096
 
 static struct {
-  int report_fd;
-  uint32_t slots;
-  int32_t fds[GIMBAL_PLAN_MAX_SLOTS];
+  volatile struct PlanPrefix* prefix;
   const struct PlanOp* ops;
   uint32_t count;
   const char* strings;
-  uint32_t string_bytes;
 } plan;
-
-static uint8_t buffer[GIMBAL_PLAN_MAX_BYTES + sizeof(struct PlanPrefix)] __attribute__((aligned(16)));
 
 static void Report(uint32_t index, long error, uint32_t value) {
   const struct PlanReport report = {(uint16_t)index, (uint16_t)error, value};
-  SYS3(__NR_write, plan.report_fd, &report, sizeof report);
+  SYS3(__NR_write, plan.prefix->report_fd, &report, sizeof report);
 }
 
 static _Noreturn void Exit(int status) {
@@ -81,15 +80,10 @@ static size_t Length(const char* text) {
   return length;
 }
 
-// A string of the plan; the string area ends with NUL (checked in Load), so it ends inside.
-static const char* Text(uint32_t offset) { return offset < plan.string_bytes ? plan.strings + offset : ""; }
+// Texts, data and slots of an operation: PlanProblem found all of them inside of the plan.
+static const char* Text(uint32_t offset) { return plan.strings + offset; }
 
-static const char* Data(uint32_t offset, uint32_t length) {
-  if (offset > plan.string_bytes || length > plan.string_bytes - offset) return NULL;
-  return plan.strings + offset;
-}
-
-static int Slot(int32_t slot) { return slot >= 0 && (uint32_t)slot < plan.slots ? plan.fds[slot] : -1; }
+static int Slot(int32_t slot) { return plan.prefix->fds[slot]; }
 
 // Opens a path with the working directory as root: no symbolic link of the guest's tree leads out of it.
 static long Resolve(const char* path, uint64_t flags) {
@@ -218,8 +212,7 @@ static long Symlink(const struct PlanOp* op) {
 static long File(const struct PlanOp* op) {
   char scratch[PATH_BYTES];
   const char* base;
-  const char* content = Data(op->str1, op->length);
-  if (!content) return -EINVAL;
+  const char* content = Text(op->str1);
   const long parent = ResolveParent(Text(op->str0), scratch, &base);
   if (parent < 0) return parent;
   const long fd =
@@ -235,9 +228,7 @@ static long File(const struct PlanOp* op) {
 }
 
 static long Ids(const struct PlanOp* op) {
-  const char* groups = Data(op->str1, op->length);
-  if (!groups || op->length % 4) return -EINVAL;
-  long result = SYS2(__NR_setgroups, op->length / 4, groups);
+  long result = SYS2(__NR_setgroups, op->length / 4, Text(op->str1));
   if (result >= 0) result = SYS3(__NR_setresgid, op->b, op->b, op->b);
   if (result >= 0) result = SYS3(__NR_setresuid, op->a, op->a, op->a);
   return result;
@@ -277,12 +268,10 @@ static long Capabilities(uint64_t permitted, uint64_t inheritable) {
 }
 
 static long Seccomp(const struct PlanOp* op) {
-  const char* filter = Data(op->str1, op->length);
-  if (!filter || op->length == 0 || op->length % 8) return -EINVAL;
   struct {
     uint16_t instructions;
     const void* filter;
-  } program = {(uint16_t)(op->length / 8), filter};
+  } program = {(uint16_t)(op->length / 8), Text(op->str1)};
   return SYS3(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
 }
 
@@ -351,22 +340,13 @@ static long ExecWithPath(const char* name, const char** argv, const char** envp)
 }
 
 static long Exec(const struct PlanOp* op) {
-  // Lives until exec; the plan's size bounds the number of strings.
-  static const char* pointers[65536];
-  const uint64_t strings = (uint64_t)op->length + op->a;
-  if (strings + 2 > sizeof pointers / sizeof *pointers || op->length == 0) return -EINVAL;
+  static const char* pointers[GIMBAL_PLAN_MAX_STRINGS + 1];  // lives until exec
   const char** argv = pointers;
   const char** envp = pointers + op->length + 1;
   const char* text = Text(op->str1);
-  for (uint32_t i = 0; i < op->length; i++, text += Length(text) + 1) {
-    if (text >= plan.strings + plan.string_bytes) return -EINVAL;
-    argv[i] = text;
-  }
+  for (uint32_t i = 0; i < op->length; i++, text += Length(text) + 1) argv[i] = text;
   text = Text(op->str2);
-  for (uint64_t i = 0; i < op->a; i++, text += Length(text) + 1) {
-    if (text >= plan.strings + plan.string_bytes) return -EINVAL;
-    envp[i] = text;
-  }
+  for (uint64_t i = 0; i < op->a; i++, text += Length(text) + 1) envp[i] = text;
   argv[op->length] = envp[op->a] = 0;
   const char* path = Text(op->str0);
   for (const char* c = path; *c; c++) {
@@ -376,7 +356,11 @@ static long Exec(const struct PlanOp* op) {
 }
 
 static long OpenStdio(const char* path) {
-  const long fd = Resolve(path, O_RDWR | O_NOCTTY);
+  const long opened = Resolve(path, O_RDWR | O_NOCTTY);
+  if (opened < 0) return opened;
+  // dup3 to itself is refused, and 0 may have been free.
+  const long fd = SYS3(__NR_fcntl, opened, F_DUPFD_CLOEXEC, 3);
+  SYS1(__NR_close, opened);
   if (fd < 0) return fd;
   long result = 0;
   for (int to = 0; to < 3 && result >= 0; to++) result = SYS3(__NR_dup3, fd, to, 0);
@@ -462,7 +446,7 @@ static long Run(const struct PlanOp* op, uint32_t index) {
     case kOpReset:
       return Reset();
     case kOpOomScore:
-      return OomScore(op->a > 1000 ? 1000 : op->a);
+      return OomScore(op->a);
     case kOpOpenStdio:
       return OpenStdio(Text(op->str0));
     case kOpExec:
@@ -472,33 +456,40 @@ static long Run(const struct PlanOp* op, uint32_t index) {
   }
 }
 
-// Reads the whole plan. Until report_fd is known a failure can only be an exit status.
+// Maps the plan. Until report_fd is known a failure can only be an exit status.
 static void Load(int fd) {
-  uint32_t bytes = 0;
-  for (;;) {
-    const long got = SYS4(__NR_pread64, fd, buffer + bytes, sizeof buffer - bytes, bytes);
-    if (got < 0) Exit(126);
-    if (got == 0) break;
-    bytes += (uint32_t)got;
+  const long size = SYS3(__NR_lseek, fd, 0, SEEK_END);
+  if (size < (long)sizeof(struct PlanPrefix) ||
+      size > (long)(sizeof(struct PlanPrefix) + GIMBAL_PLAN_MAX_BYTES)) {
+    Exit(126);
   }
-  SYS1(__NR_close, fd);
-  const struct PlanPrefix* prefix = (const struct PlanPrefix*)buffer;
-  const struct PlanHeader* header = (const struct PlanHeader*)(prefix + 1);
-  if (bytes < sizeof *prefix + sizeof *header || bytes == sizeof buffer) Exit(126);
-  if (prefix->bytes != bytes - sizeof *prefix || prefix->slots > GIMBAL_PLAN_MAX_SLOTS) Exit(126);
-  plan.report_fd = prefix->report_fd;
-  plan.slots = prefix->slots;
-  memcpy(plan.fds, prefix->fds, sizeof plan.fds);
-  if (SYS3(__NR_fcntl, plan.report_fd, F_SETFD, FD_CLOEXEC) < 0) Exit(126);
-  const uint32_t body = prefix->bytes - (uint32_t)sizeof *header;
-  if (header->magic != GIMBAL_PLAN_MAGIC || header->ops == 0 || header->ops > GIMBAL_PLAN_MAX_OPS)
-    Fail(0, -EINVAL);
-  if (header->ops > body / sizeof(struct PlanOp)) Fail(0, -EINVAL);
+  // Shared, so that the start program sees how far this got.
+  const long at = Syscall6(__NR_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (at < 0 && at > -4096) Exit(126);
+  plan.prefix = (volatile struct PlanPrefix*)at;
+  // Nothing that is open now gets past exec, whatever the plan says.
+  if (SYS3(__NR_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC) < 0) Exit(126);
+  const uint8_t* body = (const uint8_t*)at + sizeof(struct PlanPrefix);
+  const size_t bytes = (size_t)size - sizeof(struct PlanPrefix);
+  if (plan.prefix->bytes != bytes || plan.prefix->slots > GIMBAL_PLAN_MAX_SLOTS) Exit(126);
+  uint32_t index;
+  if (PlanProblem(body, bytes, plan.prefix->slots, &index)) Fail(index, -EINVAL);
+  const struct PlanHeader* header = (const struct PlanHeader*)body;
   plan.ops = (const struct PlanOp*)(header + 1);
   plan.count = header->ops;
   plan.strings = (const char*)(plan.ops + plan.count);
-  plan.string_bytes = body - plan.count * (uint32_t)sizeof(struct PlanOp);
-  if (plan.string_bytes == 0 || plan.strings[plan.string_bytes - 1]) Fail(0, -EINVAL);
+}
+
+// A program whose first open() gives 0, 1 or 2 would write its files' content where it means its messages.
+static void OpenStandardFds(void) {
+  for (;;) {
+    const long fd = SYS4(__NR_openat, AT_FDCWD, "/dev/null", O_RDWR, 0);
+    if (fd < 0) return;  // no /dev here: then the plan has to name them
+    if (fd > 2) {
+      SYS1(__NR_close, fd);
+      return;
+    }
+  }
 }
 
 __attribute__((used)) static _Noreturn void Main(const long* stack) {
@@ -511,11 +502,13 @@ __attribute__((used)) static _Noreturn void Main(const long* stack) {
   Load(fd);
   // The root that paths are resolved in until a `chdir` says otherwise.
   SYS1(__NR_chdir, "/");
+  OpenStandardFds();
   for (uint32_t index = 0; index < plan.count; index++) {
+    plan.prefix->progress = index;
     const long result = Run(plan.ops + index, index);
     if (result < 0) Fail(index, result);
   }
-  Fail(plan.count, -EINVAL);  // a plan that does not end in exec
+  Fail(plan.count, -EINVAL);  // not reached: the last operation is exec
 }
 
 #if defined(__x86_64__)

@@ -2,11 +2,12 @@
  * Starts a plan in a new process: clone, id maps, id-mapped mounts, the shim's report, the exit. One call is one process,
  * and whatever fails on the way leaves nothing behind: no process, no descriptor.
  */
-import { closeSync, readSync, writeSync } from "node:fs";
+import { closeSync, readSync, writeFileSync, writeSync } from "node:fs";
 import { constants } from "node:os";
 import { GimbalError } from "../errors.ts";
 import type { Clone, Kernel, WaitStatus } from "../kernel.ts";
 import { UV_DISCONNECT, UV_READABLE } from "../linux.ts";
+import { claimPid, expectChild } from "../machine/process.ts";
 import { describeOp, encodePlan, type Plan, type PlanOp } from "./plan.ts";
 
 export type SpawnRequest = {
@@ -25,7 +26,7 @@ export type SpawnRequest = {
   readonly idMapped?: readonly number[];
   /** Runs while the child waits at the barrier: move interfaces into its network namespace, for example. */
   readonly beforeRelease?: (child: Clone) => void | Promise<void>;
-  /** From the clone to the exec. */
+  /** From the release to the exec; `beforeRelease` keeps its own time. */
   readonly timeoutMs: number;
 };
 
@@ -41,8 +42,9 @@ export interface Process extends Disposable {
 /** What a failed operation of a plan was: the cause of the GimbalError that `spawn` throws. */
 export class PlanFailure extends Error {
   override readonly name = "PlanFailure";
+  /** Undefined where the shim itself did not get to run. */
   readonly op: PlanOp | undefined;
-  /** "ENOENT" */
+  /** "ENOENT"; "ETIME" where the time was over, "EINTR" where somebody ended it. */
   readonly code: string;
 
   constructor(op: PlanOp | undefined, code: string) {
@@ -53,14 +55,12 @@ export class PlanFailure extends Error {
 }
 
 const idsPerContainer = 65_536;
-/** `index` of a report by the child before the shim ran (clone.cc). */
-const beforeShim = 0xffff;
 const reportBytes = 8;
 const SIGKILL = 9;
 
 /**
  * @param shimFd the executable of addon/shim
- * @throws {GimbalError} "start-failed": the sentence names the operation; its cause is a PlanFailure where one failed
+ * @throws {GimbalError} "start-failed" or "start-timeout": the sentence names the operation, the cause is a PlanFailure
  */
 export async function spawn(kernel: Kernel, shimFd: number, request: SpawnRequest): Promise<Process> {
   const { plan, slots, namespaces, cgroupFd = -1, idBase, timeOffsets = "" } = request;
@@ -75,70 +75,106 @@ export async function spawn(kernel: Kernel, shimFd: number, request: SpawnReques
     gidMap: map,
     timeOffsets,
   });
-  let waiting = true;
+  const first = ownProcess(kernel, child.pid, child.pidfd);
+  const forks = plan.some(({ op }) => op === "fork");
+  using end = new DisposableStack(); // in reverse order: the job is freed last
+  end.defer(() => kernel.freeJob(child.job));
+  end.adopt(child.reportFd, closeSync);
+  if (child.usernsFd >= 0) end.adopt(child.usernsFd, closeSync);
+  if (forks) end.defer(expectChild());
+  const barrier = end.adopt(new Barrier(child.syncFd), (barrier) => barrier.close());
+  const started: Process[] = [first];
   try {
-    for (const mount of request.idMapped ?? [])
+    resetOomScore(child.pid);
+    for (const mount of request.idMapped ?? []) {
       kernel.mountSetattr(mount, "", 0, { usernsFd: child.usernsFd });
-    await request.beforeRelease?.(child);
-    writeSync(child.syncFd, "g");
-    closeSync(child.syncFd);
-    waiting = false;
-    const report = await readReport(kernel, child.reportFd, request.timeoutMs);
-    if (report.is === "failed" || report.is === "late") {
-      if (report.forked !== undefined) await endForked(kernel, report.forked);
-      throw report.is === "late" ? lateError(request.timeoutMs) : planError(plan, report.index, report.code);
     }
-    if (report.is === "running") return ownProcess(kernel, child.pid, child.pidfd);
-    return await forkedProcess(kernel, child, report.pid);
+    await request.beforeRelease?.(child);
+    barrier.release();
+    const reports = await readReports(kernel, child.reportFd, request.timeoutMs);
+    if (reports.forkedPid !== undefined) {
+      // It is a child of this process and nobody has waited for it yet, so the pid cannot be another's.
+      started.push(ownProcess(kernel, reports.forkedPid, kernel.pidfdOpen(reports.forkedPid)));
+    }
+    checkReports(plan, reports, kernel.planProgress(child.job), request.timeoutMs);
+    const last = started.pop() ?? first;
+    for (const shim of started) await endProcess(shim); // after a fork the shim has ended, or is about to
+    return last;
   } catch (error) {
-    if (waiting) closeSync(child.syncFd);
-    await endProcess(kernel, child.pidfd);
-    closeSync(child.pidfd);
+    barrier.close();
+    for (const process of started) {
+      process.signal(SIGKILL);
+      await endProcess(process);
+    }
     throw error;
-  } finally {
-    closeSync(child.reportFd);
-    if (child.usernsFd >= 0) closeSync(child.usernsFd);
-    kernel.freeStack(child.stack);
   }
 }
 
-/** The sibling that a plan with `fork` goes on in. The shim that made it has ended, or is about to. */
-async function forkedProcess(kernel: Kernel, child: Clone, pid: number): Promise<Process> {
-  // It is a child of this process and nobody waits for it yet, so the pid cannot be another's.
-  const pidfd = kernel.pidfdOpen(pid);
-  await exited(kernel, child.pidfd);
-  closeSync(child.pidfd);
-  return ownProcess(kernel, pid, pidfd);
-}
+/** The pipe that the child waits at: one octet lets it go on, closing it ends the child. */
+class Barrier {
+  readonly #fd: number;
+  #open = true;
 
-/** The sibling did not get to its exec: nobody else will wait for it. */
-async function endForked(kernel: Kernel, pid: number): Promise<void> {
-  const pidfd = kernel.pidfdOpen(pid);
-  try {
-    await endProcess(kernel, pidfd);
-  } finally {
-    closeSync(pidfd);
+  constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  release(): void {
+    try {
+      writeSync(this.#fd, "g");
+    } catch (error) {
+      // Somebody ended the child while it waited: the end of its reports tells that.
+      if (!hasErrno(error, "EPIPE")) throw error;
+    }
+    this.close();
+  }
+
+  close(): void {
+    if (this.#open) closeSync(this.#fd);
+    this.#open = false;
   }
 }
 
+/**
+ * What PID 1 has set for itself is inherited with a floor that only the first user namespace's root may move: written here, a
+ * guest cannot make itself unkillable for the OOM killer.
+ */
+function resetOomScore(pid: number): void {
+  writeFileSync(`/proc/${pid}/oom_score_adj`, "0\n");
+}
+
+/** Takes over `pidfd`. From here on the exit of `pid` is waited for, whatever else happens. */
 function ownProcess(kernel: Kernel, pid: number, pidfd: number): Process {
+  const unclaim = claimPid(pid);
   let open = true;
   let ended = false;
   const exit = exited(kernel, pidfd).finally(() => {
     ended = true;
+    unclaim();
   });
+  exit.catch(() => {}); // whoever asks for `exited` gets the error
   return {
     pid,
     pidfd,
     exited: exit,
     signal(signal) {
-      if (!ended) kernel.pidfdSignal(pidfd, signal);
+      if (ended) return;
+      try {
+        kernel.pidfdSignal(pidfd, signal);
+      } catch (error) {
+        if (!hasErrno(error, "ESRCH")) throw error;
+      }
     },
     [Symbol.dispose]() {
       if (open) closeSync(pidfd);
       open = false;
     },
   };
+}
+
+async function endProcess(process: Process): Promise<void> {
+  await process.exited;
+  process[Symbol.dispose]();
 }
 
 /** Resolves when the process has ended, and waits for it: no zombie is left. */
@@ -159,86 +195,91 @@ export function exited(kernel: Kernel, pidfd: number): Promise<WaitStatus> {
   });
 }
 
-async function endProcess(kernel: Kernel, pidfd: number): Promise<void> {
-  try {
-    kernel.pidfdSignal(pidfd, SIGKILL);
-  } catch (error) {
-    // ESRCH: it has ended by itself, and is waited for below.
-    if (!(error instanceof Error && "code" in error && error.code === "ESRCH")) throw error;
-  }
-  await exited(kernel, pidfd);
-}
-
-type Report =
-  | { readonly is: "running" }
-  | { readonly is: "forked"; readonly pid: number }
-  | {
-      readonly is: "failed";
-      readonly index: number;
-      readonly code: string;
-      readonly forked: number | undefined;
-    }
-  | { readonly is: "late"; readonly forked: number | undefined };
+type Reports = {
+  readonly forkedPid: number | undefined;
+  readonly failure: { readonly index: number; readonly code: string } | undefined;
+  readonly late: boolean;
+};
 
 /**
- * Reads reports until end of file. A fork is followed by the end of file (exec) or a failure of the sibling, which holds the
- * same pipe.
+ * Reads reports until end of file, when all who held the pipe have execed or ended. The report of a fork and a failure of the
+ * forked process come in any order.
  */
-function readReport(kernel: Kernel, fd: number, timeoutMs: number): Promise<Report> {
+function readReports(kernel: Kernel, fd: number, timeoutMs: number): Promise<Reports> {
   return new Promise((resolve, reject) => {
-    let result: Report = { is: "running" };
-    let forked: number | undefined;
+    const reports: { -readonly [K in keyof Reports]: Reports[K] } = {
+      forkedPid: undefined,
+      failure: undefined,
+      late: false,
+    };
     const end = (settle: () => void) => {
       clearTimeout(timer);
       watch.close();
       settle();
     };
-    const look = () => {
-      const buffer = Buffer.alloc(reportBytes);
-      for (;;) {
-        let count: number;
-        try {
-          count = readSync(fd, buffer);
-        } catch (error) {
-          if (error instanceof Error && "code" in error && error.code === "EAGAIN") return;
-          return end(() => reject(error));
+    const take = () => {
+      try {
+        for (let report = nextReport(fd); report !== "later"; report = nextReport(fd)) {
+          if (report === "end") return end(() => resolve(reports));
+          if (report.errno === 0) reports.forkedPid = report.value;
+          else reports.failure = { index: report.index, code: errnoName(report.errno) };
         }
-        if (count === 0) return end(() => resolve(result));
-        if (count !== reportBytes) return end(() => reject(new Error(`a report of ${count} octets`)));
-        const [index, errno, value] = [
-          buffer.readUInt16LE(0),
-          buffer.readUInt16LE(2),
-          buffer.readUInt32LE(4),
-        ];
-        if (errno === 0) forked = value;
-        result =
-          errno === 0
-            ? { is: "forked", pid: value }
-            : { is: "failed", index, code: errnoName(errno), forked };
+      } catch (error) {
+        end(() => reject(error));
       }
     };
-    const timer = setTimeout(() => end(() => resolve({ is: "late", forked })), timeoutMs);
-    const watch = kernel.watchFd(fd, UV_READABLE | UV_DISCONNECT, look);
+    const timer = setTimeout(() => {
+      reports.late = true;
+      end(() => resolve(reports));
+    }, timeoutMs);
+    const watch = kernel.watchFd(fd, UV_READABLE | UV_DISCONNECT, take);
   });
 }
+
+function nextReport(fd: number): { index: number; errno: number; value: number } | "end" | "later" {
+  const buffer = Buffer.alloc(reportBytes);
+  let count: number;
+  try {
+    count = readSync(fd, buffer);
+  } catch (error) {
+    if (hasErrno(error, "EAGAIN")) return "later";
+    throw error;
+  }
+  if (count === 0) return "end";
+  if (count !== reportBytes) throw new Error(`a report of ${count} octets`);
+  return { index: buffer.readUInt16LE(0), errno: buffer.readUInt16LE(2), value: buffer.readUInt32LE(4) };
+}
+
+/** Throws unless the plan got to its exec. `progress` is the operation that was last begun. */
+function checkReports(plan: Plan, { failure, late }: Reports, progress: number, timeoutMs: number): void {
+  if (failure) {
+    const why = whyOf(failure.code);
+    throw planError("start-failed", plan[failure.index], failure.code, why);
+  }
+  if (late) {
+    const why = `it was not done ${timeoutMs / 1000} s after the start began`;
+    throw planError("start-timeout", plan[progress], "ETIME", why);
+  }
+  if (progress !== plan.length - 1) {
+    throw planError("start-failed", plan[progress], "EINTR", "the process was ended from outside");
+  }
+}
+
+function planError(
+  code: "start-failed" | "start-timeout",
+  op: PlanOp | undefined,
+  errno: string,
+  why: string,
+): GimbalError {
+  const { tried, on } = op ? describeOp(op) : { tried: "run", on: "the start program" };
+  return new GimbalError(code, { tried, on, why }, new PlanFailure(op, errno));
+}
+
+const hasErrno = (error: unknown, code: string): boolean =>
+  error instanceof Error && "code" in error && error.code === code;
 
 const errnoNames = new Map(Object.entries(constants.errno).map(([name, number]) => [number, name]));
 const errnoName = (errno: number): string => errnoNames.get(errno) ?? `E${errno}`;
-
-function planError(plan: Plan, index: number, code: string): GimbalError {
-  const op = index === beforeShim ? undefined : plan[index];
-  const { tried, on } = op ? describeOp(op) : { tried: "run", on: "the start program" };
-  const cause = new PlanFailure(op, code);
-  return new GimbalError("start-failed", { tried, on, why: whyOf(code) }, cause);
-}
-
-function lateError(timeoutMs: number): GimbalError {
-  return new GimbalError("start-failed", {
-    tried: "start",
-    on: "the container's first process",
-    why: `it was not running after ${timeoutMs / 1000} s`,
-  });
-}
 
 const sentences: Record<string, string> = {
   ENOENT: "it does not exist in the image (ENOENT)",

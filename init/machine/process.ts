@@ -72,8 +72,26 @@ export function ownChild(child: ChildProcess): void {
   child.once("exit", () => running.delete(pid));
 }
 
-/** True while child_process has yet to take the exit of `pid`. */
-export const isOwnChild = (pid: number): boolean => running.has(pid);
+/** Says that somebody waits for `pid` by a pidfd. The result is to be called once that has happened. */
+export function claimPid(pid: number): () => void {
+  running.add(pid);
+  return () => running.delete(pid);
+}
+
+let expected = 0;
+
+/** Says that a child is on its way whose pid is not known yet: until the result is called, none is an orphan for sure. */
+export function expectChild(): () => void {
+  expected++;
+  let open = true;
+  return () => {
+    if (open) expected--;
+    open = false;
+  };
+}
+
+/** True while somebody has yet to take the exit of `pid`, or may have. */
+export const isOwnChild = (pid: number): boolean => expected > 0 || running.has(pid);
 
 /** ": <the last line a helper wrote>", for the end of a sentence; empty where it wrote none. */
 export function lastWords(stderr: string): string {
