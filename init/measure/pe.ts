@@ -58,9 +58,9 @@ export function authenticodeDigest(
   const tableEnd = layout.table + layout.sectionCount * sectionHeaderBytes;
   if (headerBytes < tableEnd || headerBytes > end) return refused("its header's length is out of range");
   const hash = createHash("sha256");
-  const checkSum = optional + 64;
-  hash.update(image.subarray(0, checkSum));
-  hash.update(image.subarray(checkSum + 4, certificateEntry));
+  const linkerSum = optional + 64; // left out, as is the certificate table entry
+  hash.update(image.subarray(0, linkerSum));
+  hash.update(image.subarray(linkerSum + 4, certificateEntry));
   hash.update(image.subarray(certificateEntry + 8, headerBytes));
   const parts = Array.from({ length: layout.sectionCount }, (_, index) => {
     const at = layout.table + index * sectionHeaderBytes;

@@ -1,6 +1,6 @@
 /** The commands gimbal sends, TCG Library Part 3 (1.59). Left out: everything else. */
 import { flag, list, sized, struct, u8, u16, u32 } from "../bytes/struct.ts";
-import { command } from "./execute.ts";
+import { command } from "./command.ts";
 import {
   capabilityData,
   digest,

@@ -4,9 +4,10 @@
  * of the same template takes its place (the same key each time, as the hierarchy's seed decides it).
  */
 import { GimbalError, reasonOf } from "../errors.ts";
+import type { Use } from "./authorization.ts";
 import { createPrimary, evictControl, readPublic } from "./commands.ts";
 import { sameOctets } from "./crypto.ts";
-import { execute, flushQuietly, type Use } from "./execute.ts";
+import { execute, flushQuietly } from "./execute.ts";
 import { rc, refusedWith } from "./response-code.ts";
 import { type Entity, handleEntity, type KeyEntity, nameOf, startSession } from "./session.ts";
 import { type PublicArea, permanentHandles } from "./structures.ts";

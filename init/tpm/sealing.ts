@@ -6,37 +6,22 @@
  */
 import { createPublicKey, type KeyObject } from "node:crypto";
 import { decode, encode } from "../bytes/struct.ts";
-import { type ErrorCode, GimbalError, reasonOf } from "../errors.ts";
+import { reasonOf } from "../errors.ts";
 import type { SealedBlob } from "./blob.ts";
-import {
-  create,
-  load,
-  loadExternal,
-  policyAuthorize,
-  policyPcr,
-  unseal,
-  verifySignature,
-} from "./commands.ts";
-import { hashOf, sameOctets } from "./crypto.ts";
-import { ecdsaFromDer } from "./ecdsa.ts";
-import { execute, flushQuietly } from "./execute.ts";
-import { boundDifferences, fits, releaseDifferences } from "./explain.ts";
-import { fingerprintOf, publicKeyOf, releaseKeyArea, spkiOf } from "./keys.ts";
+import { create, load, unseal } from "./commands.ts";
+import { sameOctets } from "./crypto.ts";
+import { execute } from "./execute.ts";
+import { publicKeyOf, releaseKeyArea, spkiOf } from "./keys.ts";
 import { readPcrs } from "./pcr.ts";
-import { afterPolicyAuthorize, afterPolicyPcr, pcrDigestOf } from "./policy-digest.ts";
+import { afterPolicyAuthorize, afterPolicyPcr } from "./policy-digest.ts";
+import { bank, choosePolicy, satisfyPcrs, satisfyRelease, transient } from "./policy-session.ts";
 import { findPrimary, makePrimary, type PrimaryKey } from "./primary.ts";
 import { rc, refusalOf, refusedWith } from "./response-code.ts";
+import { failure, foreign, refused } from "./sealing-error.ts";
 import { type Entity, nameOf, type Session, startSession } from "./session.ts";
 import { policyRef, type SignedPolicy } from "./signed-policy.ts";
 import { ensureSrk, type StorageKeyType, storageKey } from "./storage-key.ts";
-import {
-  objectBits,
-  type PublicArea,
-  permanentHandles,
-  privateBuffer,
-  publicBuffer,
-  selectPcrs,
-} from "./structures.ts";
+import { objectBits, type PublicArea, privateBuffer, publicBuffer } from "./structures.ts";
 import type { Transport } from "./transport.ts";
 
 export type SealRequest = {
@@ -61,9 +46,6 @@ export type UnsealRequest = {
 };
 
 const none = new Uint8Array();
-const bank = "sha256";
-const diskKey = "the key of the system disk";
-const recover = "boot a release that fits, or enter the recovery key";
 
 /** Seals `key` to this TPM and the release key. Errors: tpm-failure. Leaves no handle and no session behind. */
 export async function sealDiskKey(tpm: Transport, request: SealRequest): Promise<SealedBlob> {
@@ -194,94 +176,6 @@ function releaseKeyOf(blob: SealedBlob): KeyObject | undefined {
   }
 }
 
-/** The signed policy that fits the PCRs as they are; without one, the error that says what is off. */
-async function choosePolicy(
-  tpm: Transport,
-  sealed: Sealed,
-  signedPolicies: readonly SignedPolicy[],
-): Promise<SignedPolicy> {
-  const fingerprint = fingerprintOf(sealed.releaseKey);
-  const candidates = signedPolicies.filter((policy) => sameOctets(policy.keyFingerprint, fingerprint));
-  if (candidates.length === 0) {
-    const why =
-      signedPolicies.length === 0
-        ? "the release that booted brings no signed policy"
-        : "the release that booted brings no policy signed by the release key that this disk belongs to";
-    throw refused(why);
-  }
-  const pcrs = new Set([...sealed.bound.keys(), ...candidates.flatMap((policy) => policy.pcrs)]);
-  const current = await readPcrs(tpm, bank, [...pcrs]);
-  const chosen = candidates.find((policy) => fits(policy, current));
-  const differences = [
-    ...boundDifferences(sealed.bound, current),
-    ...(chosen ? [] : releaseDifferences(candidates, current)),
-  ];
-  if (!chosen || differences.length > 0) throw refused(differences.join("; "));
-  return chosen;
-}
-
-/** Brings a policy session to what the release key signed, and has the TPM accept it. */
-async function satisfyRelease(
-  tpm: Transport,
-  session: Session,
-  releaseKey: KeyObject,
-  policy: SignedPolicy,
-): Promise<void> {
-  await execute(tpm, policyPcr, { session }, { pcrDigest: none, pcrs: [selectPcrs(bank, policy.pcrs)] });
-  // The rollback floor (PolicyNV) belongs here, before PolicyAuthorize takes what the session has gathered.
-  const area = releaseKeyArea(releaseKey);
-  const numbers = ecdsaFromDer(policy.signature);
-  if (!numbers) throw refused("the release's policy has a malformed signature");
-  // The owner hierarchy, as PolicyAuthorize takes no ticket of the null hierarchy.
-  const { handle } = await execute(
-    tpm,
-    loadExternal,
-    {},
-    { private: none, public: area, hierarchy: permanentHandles.owner },
-  );
-  await using key = transient(tpm, handle, area);
-  const verified = await execute(
-    tpm,
-    verifySignature,
-    { key },
-    {
-      digest: hashOf("sha256", policy.policyDigest, policyRef),
-      signature: { is: "ecdsa", hash: "sha256", ...numbers },
-    },
-  ).catch((error: unknown) => {
-    if (!refusedWith(error, rc.signature)) throw error;
-    throw refused("the policy that the release brings is not signed by the release key", error);
-  });
-  await execute(
-    tpm,
-    policyAuthorize,
-    { session },
-    {
-      approvedPolicy: policy.policyDigest,
-      policyRef,
-      keyName: key.name,
-      ticket: verified.response.ticket,
-    },
-  ).catch((error: unknown) => {
-    if (!refusedWith(error, rc.value)) throw error;
-    throw refused("the PCRs are not what the release key signed", error);
-  });
-}
-
-async function satisfyPcrs(
-  tpm: Transport,
-  session: Session,
-  values: ReadonlyMap<number, Uint8Array>,
-): Promise<void> {
-  const pcrs = [selectPcrs(bank, [...values.keys()])];
-  await execute(tpm, policyPcr, { session }, { pcrDigest: pcrDigestOf(values), pcrs }).catch(
-    (error: unknown) => {
-      if (!refusedWith(error, rc.value)) throw error;
-      throw refused("the PCRs differ from what they were when the disk was sealed", error);
-    },
-  );
-}
-
 async function loadSealed(
   tpm: Transport,
   parent: PrimaryKey,
@@ -301,11 +195,6 @@ async function loadSealed(
   return transient(tpm, handle, sealed.public);
 }
 
-/** A loaded object that is flushed when disposed of. */
-function transient(tpm: Transport, handle: number, area: PublicArea): Entity & AsyncDisposable {
-  return { handle, name: nameOf(area), [Symbol.asyncDispose]: () => flushQuietly(tpm, handle) };
-}
-
 async function unsealObject(tpm: Transport, session: Session, object: Entity): Promise<Uint8Array> {
   const { response } = await execute(tpm, unseal, { object }, {}, [{ session, encryptResponse: true }]).catch(
     (error: unknown) => {
@@ -317,19 +206,6 @@ async function unsealObject(tpm: Transport, session: Session, object: Entity): P
   response.data.fill(0);
   return key;
 }
-
-const error = (code: ErrorCode, tried: string, why: string, todo?: string, cause?: unknown) =>
-  new GimbalError(code, { tried, on: diskKey, why, ...(todo ? { todo } : {}) }, cause);
-const failure = (tried: string, why: string) => error("tpm-failure", tried, why);
-const refused = (why: string, cause?: unknown) => error("tpm-policy-refused", "unseal", why, recover, cause);
-const foreign = (why: string, cause?: unknown) =>
-  error(
-    "tpm-object-foreign",
-    "unseal",
-    `${why}: the TPM was cleared, or the disk belongs to another device`,
-    "enter the recovery key, then seal again",
-    cause,
-  );
 
 const base64 = (octets: Uint8Array) => Buffer.from(octets).toString("base64");
 const hex = (octets: Uint8Array) => Buffer.from(octets).toString("hex");

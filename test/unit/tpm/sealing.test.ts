@@ -392,3 +392,30 @@ t.test("an owner auth value is used in a session, and its lack has its own sente
   await boot(tpm);
   t.match(blob.parentName, /^000b/);
 });
+
+t.test("a TPM without a SHA-256 bank is refused with its own sentence", skip, async (t) => {
+  await using software = await startSwtpm({ banks: "sha384" });
+  await using tpm = await software.connect();
+  await t.rejects(sealDiskKey(tpm, { key, releaseKey: release.publicKey }), {
+    code: "tpm-failure",
+    message: /no active sha256 bank for them; activate the sha256 bank in the firmware menu/,
+  });
+  t.same(await leftHandles(tpm), []);
+});
+
+t.test("after 100 refused unseals the next one works", skip, async (t) => {
+  await using software = await startSwtpm();
+  await using tpm = await software.connect();
+  const { blob, signedPolicies } = await bootAndSeal(tpm);
+  const lying = signedPolicies.map((policy) => ({
+    ...policy,
+    signature: sign("sha256", octets("x"), release.privateKey),
+  }));
+  for (let round = 0; round < 100; round++)
+    await unsealDiskKey(tpm, { blob, signedPolicies: lying }).then(
+      () => t.fail("unsealed"),
+      () => undefined,
+    );
+  t.same(await leftHandles(tpm), []);
+  t.same(await unsealDiskKey(tpm, { blob, signedPolicies }), key);
+});
