@@ -49,16 +49,18 @@ export function releaseDifferences(policies: readonly SignedPolicy[], current: V
   return onlyAdded ? sentences : [...sentences, imageDifference(policies, current)];
 }
 
+/** PCR 11 after one of the words that init itself extends (measure/phases.ts). */
+function afterPhase(value: Uint8Array, phase: "enter-initrd" | "leave-initrd"): Uint8Array {
+  return extended("sha256", value, hashOf("sha256", new TextEncoder().encode(phase)));
+}
+
 function imageDifference(policies: readonly SignedPolicy[], current: Values): string {
-  const now = current.get(11);
-  if (isZero(now)) return "PCR 11 is zero: the boot stub measured nothing";
-  const over = policies.some((policy) => {
-    const signed = policy.values?.get(11);
-    const left =
-      signed && extended("sha256", signed, hashOf("sha256", new TextEncoder().encode("leave-initrd")));
-    return left !== undefined && now !== undefined && sameOctets(left, now);
-  });
-  return over
+  const now = current.get(11) ?? zero;
+  const is = (value: Uint8Array) => sameOctets(now, value);
+  if (is(zero) || is(afterPhase(zero, "enter-initrd")))
+    return "PCR 11 holds no image: no boot stub measured one (a kernel started without its signed image)";
+  const signed = policies.flatMap((policy) => policy.values?.get(11) ?? []);
+  return signed.some((value) => is(afterPhase(value, "leave-initrd")))
     ? 'PCR 11 says "leave-initrd": the disk opens only early in a boot'
     : "PCR 11 differs: the image that was booted is not the one whose policy the release key signed";
 }
