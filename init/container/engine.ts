@@ -2,16 +2,31 @@
  * The container engine: the containers of this device and what can be done to them. One Engine per process.
  * `ref` is a uuid or a name everywhere. Nothing here blocks; every promise settles.
  */
-import type { ContainerConfig } from "./config.ts";
+import { constants, openSync } from "node:fs";
+import { mkdir, readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { TypedEmitter } from "tiny-typed-emitter";
+import type { CborValue } from "../bytes/cbor.ts";
+import { GimbalError, quoted } from "../errors.ts";
+import type { Kernel } from "../kernel.ts";
+import { raiseOwnLimits } from "./ambient.ts";
+import { type ContainerConfig, isUuid, parseConfig } from "./config.ts";
 import type { ConsoleAttachment } from "./console.ts";
-import type { ExecRequest, ExecSession } from "./exec.ts";
+import { Container } from "./container.ts";
+import { type ExecRequest, type ExecSession, openExec } from "./exec.ts";
+import { coreSlot, nextSlot } from "./ids.ts";
+import { OpenImages } from "./images.ts";
 import type { LogView } from "./logs.ts";
-import type { ContainerStatus, ExitReport } from "./status.ts";
+import type { EnginePorts } from "./ports.ts";
+import { type ContainerRecord, deleteRecord, readRecords, writeRecord } from "./records.ts";
+import { Starter } from "./start.ts";
+import type { ContainerStatus, EngineEvents, ExitReport } from "./status.ts";
+import { deleteTree } from "./volumes.ts";
 
 /** c0, the core container, has this uuid and id slot 0. */
 export const coreUuid = "00000000-0000-0000-0000-000000000000";
 
-/** What `class Engine extends TypedEmitter<EngineEvents>` does; `new Engine(kernel, ports: EnginePorts)`. */
+/** What the device asks of an engine. */
 export interface EngineApi extends AsyncDisposable {
   /** Reads all records, sets aside and reports what does not parse, removes leftovers of cut creates and removes. */
   load(): Promise<readonly ContainerStatus[]>;
@@ -20,11 +35,11 @@ export interface EngineApi extends AsyncDisposable {
   status(ref: string): ContainerStatus;
   config(ref: string): ContainerConfig;
   /** Checks the config and writes its record; `config` is a decoded CBOR map (see parseConfig). */
-  create(config: unknown): Promise<ContainerStatus>;
-  /** Makes c0's record, or takes the new config for it. */
-  createCore(config: unknown): Promise<ContainerStatus>;
+  create(config: CborValue): Promise<ContainerStatus>;
+  /** Makes c0's record where there is none. */
+  createCore(config: CborValue): Promise<ContainerStatus>;
   /** Replaces the whole config; takes effect at the next start. */
-  updateConfig(ref: string, config: unknown): Promise<ContainerStatus>;
+  updateConfig(ref: string, config: CborValue): Promise<ContainerStatus>;
   /** Kills it if it runs, forgets it, deletes its data. Works with a full disk. c0 is refused. */
   remove(ref: string): Promise<void>;
   /** Resolves when the guest's init was exec'd (state BOOTING or RUNNING); rejects when the start was undone. */
@@ -42,3 +57,216 @@ export interface EngineApi extends AsyncDisposable {
   /** Stops all but c0 at once, then c0. Used at shutdown. */
   stopAll(): Promise<void>;
 }
+
+export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
+  readonly #kernel: Kernel;
+  readonly #ports: EnginePorts;
+  readonly #starter: Starter;
+  readonly #containers = new Map<string, Container>();
+
+  constructor(kernel: Kernel, ports: EnginePorts) {
+    super();
+    this.#kernel = kernel;
+    this.#ports = ports;
+    this.#starter = new Starter(kernel, ports, new OpenImages(ports.openImage));
+    raiseOwnLimits(kernel);
+  }
+
+  async load(): Promise<readonly ContainerStatus[]> {
+    const { state, data } = this.#ports.paths;
+    await mkdir(data, { recursive: true, mode: 0o700 });
+    const { records, reports } = await readRecords(state);
+    for (const report of reports) this.emit("report", report);
+    for (const record of records) this.#add(record);
+    // Data without a record: of a create or a remove that was cut. A record that was set aside keeps its data.
+    const keeps = new Set([...this.#containers.keys(), ...reports.map((report) => report.uuid)]);
+    for (const name of await readdir(data)) {
+      if (isUuid(name) && !keeps.has(name)) await deleteTree(join(data, name));
+    }
+    return this.list();
+  }
+
+  list(): readonly ContainerStatus[] {
+    return [...this.#containers.values()].map((container) => container.status());
+  }
+
+  status(ref: string): ContainerStatus {
+    return this.#find(ref).status();
+  }
+
+  config(ref: string): ContainerConfig {
+    return this.#find(ref).record.config;
+  }
+
+  rawConfig(ref: string): CborValue {
+    return this.#find(ref).record.rawConfig;
+  }
+
+  async create(rawConfig: CborValue): Promise<ContainerStatus> {
+    const config = parseConfig(rawConfig);
+    this.#checkNameIsFree(config.name);
+    const slots = [...this.#containers.values()].map((container) => container.record.slot);
+    return this.#keep({
+      uuid: this.#ports.randomUuid(),
+      slot: nextSlot(slots),
+      created: Math.floor(this.#ports.nowMs() / 1000),
+      rawConfig,
+      config,
+    });
+  }
+
+  async createCore(rawConfig: CborValue): Promise<ContainerStatus> {
+    const known = this.#containers.get(coreUuid);
+    if (known) return known.status();
+    const created = Math.floor(this.#ports.nowMs() / 1000);
+    return this.#keep({ uuid: coreUuid, slot: coreSlot, created, rawConfig, config: parseConfig(rawConfig) });
+  }
+
+  async updateConfig(ref: string, rawConfig: CborValue): Promise<ContainerStatus> {
+    const container = this.#find(ref);
+    const config = parseConfig(rawConfig);
+    if (config.name !== container.record.config.name) this.#checkNameIsFree(config.name);
+    const record = { ...container.record, rawConfig, config };
+    await writeRecord(this.#ports.paths.state, record);
+    container.record = record;
+    return container.status();
+  }
+
+  async remove(ref: string): Promise<void> {
+    const container = this.#find(ref);
+    const { uuid, config } = container.record;
+    if (uuid === coreUuid) {
+      throw new GimbalError("container-protected", {
+        tried: "remove",
+        on: quoted(config.name),
+        why: "the device is managed from it",
+      });
+    }
+    if (container.state === "STARTING" || container.guest) await container.kill();
+    this.#containers.delete(uuid);
+    await deleteRecord(this.#ports.paths.state, uuid);
+    await deleteTree(join(this.#ports.paths.data, uuid));
+    this.emit("removed", { uuid, name: config.name });
+  }
+
+  async start(ref: string): Promise<ContainerStatus> {
+    const container = this.#find(ref);
+    await container.start();
+    return container.status();
+  }
+
+  stop(ref: string, options: { readonly timeoutMs?: number } = {}): Promise<ExitReport> {
+    const container = this.#find(ref);
+    return container.stop(options.timeoutMs ?? container.record.config.stopTimeoutMs);
+  }
+
+  kill(ref: string): Promise<ExitReport> {
+    return this.#find(ref).kill();
+  }
+
+  freeze(ref: string): Promise<void> {
+    return this.#find(ref).freeze();
+  }
+
+  unfreeze(ref: string): Promise<void> {
+    return this.#find(ref).unfreeze();
+  }
+
+  async exec(ref: string, request: ExecRequest): Promise<ExecSession> {
+    const container = this.#find(ref);
+    const { guest, state } = container;
+    if (!guest || state === "FROZEN" || state === "FREEZING" || state === "SHUTTING_DOWN") {
+      throw new GimbalError("container-state", {
+        tried: "run a command in",
+        on: quoted(container.record.config.name),
+        why: `it is ${state}`,
+        todo: state === "STOPPED" ? "start it first" : "wait until it runs",
+      });
+    }
+    return openExec(this.#kernel, this.#starter.shimFd(), guest, request);
+  }
+
+  logs(ref: string): LogView {
+    return this.#find(ref).console.log;
+  }
+
+  attachConsole(ref: string, onOutput: (bytes: Uint8Array) => void): ConsoleAttachment {
+    return this.#find(ref).console.attach(onOutput);
+  }
+
+  /** The network namespace of a running container as a descriptor that the caller owns. */
+  openNetns(ref: string): number {
+    const { guest, record } = this.#find(ref);
+    if (!guest) {
+      throw new GimbalError("container-state", {
+        tried: "open the network of",
+        on: quoted(record.config.name),
+        why: "it does not run",
+      });
+    }
+    return openSync(`/proc/${guest.pid}/ns/net`, constants.O_RDONLY);
+  }
+
+  async stopAll(): Promise<void> {
+    const running = [...this.#containers.values()].filter(isLive);
+    const isCore = (container: Container) => container.record.uuid === coreUuid;
+    const stop = async (container: Container) => {
+      if (isLive(container)) await container.stop(container.record.config.stopTimeoutMs);
+    };
+    await Promise.all(running.filter((container) => !isCore(container)).map(stop));
+    await Promise.all(running.filter(isCore).map(stop));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stopAll();
+    this.#starter[Symbol.dispose]();
+  }
+
+  async #keep(record: ContainerRecord): Promise<ContainerStatus> {
+    await writeRecord(this.#ports.paths.state, record);
+    const status = this.#add(record).status();
+    this.emit("created", status);
+    return status;
+  }
+
+  #add(record: ContainerRecord): Container {
+    const { uuid } = record;
+    const container = new Container(record, {
+      kernel: this.#kernel,
+      starter: this.#starter,
+      isCore: uuid === coreUuid,
+      nowMs: this.#ports.nowMs,
+      onState: (change) => this.emit("state", change),
+      onOom: (kills) => this.emit("oom", { uuid, name: container.record.config.name, kills }),
+      onReport: (code, sentence) => this.emit("report", { code, uuid, sentence }),
+    });
+    this.#containers.set(uuid, container);
+    return container;
+  }
+
+  #find(ref: string): Container {
+    const byName = [...this.#containers.values()].find((container) => container.record.config.name === ref);
+    const found = this.#containers.get(ref) ?? byName;
+    if (found) return found;
+    throw new GimbalError("container-unknown", {
+      tried: "find",
+      on: `the container ${quoted(ref)}`,
+      why: "there is none of that name or uuid",
+      todo: "see `control list`",
+    });
+  }
+
+  #checkNameIsFree(name: string): void {
+    const taken = [...this.#containers.values()].some((container) => container.record.config.name === name);
+    if (!taken) return;
+    throw new GimbalError("container-exists", {
+      tried: "create",
+      on: `the container ${quoted(name)}`,
+      why: "there is one of that name",
+      todo: "take another name, or remove it first",
+    });
+  }
+}
+
+const isLive = (container: Container): boolean =>
+  container.state === "STARTING" || container.guest !== undefined;

@@ -165,7 +165,9 @@ type Fields = {
   b?: bigint;
 };
 
-/** Encodes a plan for `clone`. Throws TypeError on a text with NUL, an option with a comma, or a plan not ending in exec. */
+/**
+ * Encodes a plan for `clone`. Throws TypeError on a text with NUL, an option with a comma,
+ * a number that does not fit, or a plan not ending in exec. */
 export function encodePlan(plan: Plan): Uint8Array {
   if (plan.at(-1)?.op !== "exec") throw new TypeError("a plan ends with exec");
   const strings = new Strings();
@@ -207,30 +209,35 @@ function fields(op: PlanOp, strings: Strings): Fields {
     case "reset":
       return {};
     case "ids": {
-      const groups = new Uint8Array(Uint32Array.from(op.groups).buffer);
-      return { a: BigInt(op.uid), b: BigInt(op.gid), str1: strings.data(groups), length: groups.length };
+      const groups = new Uint8Array(Uint32Array.from(op.groups, whole).buffer);
+      return {
+        a: BigInt(whole(op.uid)),
+        b: BigInt(whole(op.gid)),
+        str1: strings.data(groups),
+        length: groups.length,
+      };
     }
     case "stdio":
-      return { slot: op.slot, a: BigInt(op.to) };
+      return { slot: wholeSlot(op.slot), a: BigInt(whole(op.to)) };
     case "umask":
-      return { a: BigInt(op.mask) };
+      return { a: BigInt(whole(op.mask)) };
     case "oomScore":
-      return { a: BigInt(op.value) };
+      return { a: BigInt(whole(op.value)) };
     case "rlimit":
-      return { length: op.resource, a: op.soft, b: op.hard };
+      return { length: whole(op.resource), a: whole64(op.soft), b: whole64(op.hard) };
     case "propagation":
-      return { str0: strings.text(op.path), a: BigInt(op.flags) };
+      return { str0: strings.text(op.path), a: BigInt(whole(op.flags)) };
     case "moveMount":
-      return { slot: op.slot, str0: strings.text(op.path) };
+      return { slot: wholeSlot(op.slot), str0: strings.text(op.path) };
     case "mountFs":
       return {
         str0: strings.text(op.fsType),
         str1: strings.text(op.path),
         str2: strings.text(optionText(op.options)),
-        a: BigInt(op.attributes),
+        a: BigInt(whole(op.attributes)),
       };
     case "mkdir":
-      return { str0: strings.text(op.path), a: BigInt(op.mode), b: op.mayExist ? 1n : 0n };
+      return { str0: strings.text(op.path), a: BigInt(whole(op.mode)), b: op.mayExist ? 1n : 0n };
     case "symlink":
       return { str0: strings.text(op.target), str1: strings.text(op.path) };
     case "file":
@@ -238,43 +245,60 @@ function fields(op: PlanOp, strings: Strings): Fields {
         str0: strings.text(op.path),
         str1: strings.data(op.content),
         length: op.content.length,
-        a: BigInt(op.mode),
+        a: BigInt(whole(op.mode)),
       };
     case "bind":
       return {
         str0: strings.text(op.source),
         str1: strings.text(op.path),
-        a: BigInt(op.attributes),
+        a: BigInt(whole(op.attributes)),
         b: (op.mayBeMissing ? 1n : 0n) | (op.recursive ? 2n : 0n),
       };
     case "remount":
-      return { str0: strings.text(op.path), a: BigInt(op.attributes) };
+      return { str0: strings.text(op.path), a: BigInt(whole(op.attributes)) };
     case "chdir":
     case "openStdio":
       return { str0: strings.text(op.path) };
     case "hostname":
       return { str0: strings.text(op.name) };
     case "boundingSet":
-      return { a: op.keep };
+      return { a: whole64(op.keep) };
     case "capabilities":
-      return { a: op.permitted, b: op.inheritable };
+      return { a: whole64(op.permitted), b: whole64(op.inheritable) };
     case "seccomp":
       return { str1: strings.data(op.filter), length: op.filter.length };
     case "setns":
-      return { slot: op.slot, a: BigInt(op.namespaces) };
+      return { slot: wholeSlot(op.slot), a: BigInt(whole(op.namespaces)) };
     case "landlockScope":
-      return { a: BigInt(op.scopes) };
+      return { a: BigInt(whole(op.scopes)) };
     case "exec":
       return {
         str0: strings.text(op.path),
         str1: strings.list(op.argv),
         length: op.argv.length,
         str2: strings.list(op.env),
-        a: BigInt(op.env.length),
+        a: BigInt(whole(op.env.length)),
       };
     default:
       return op satisfies never;
   }
+}
+
+/** A number that fits: DataView would cut it silently. */
+function whole(value: number): number {
+  if (!Number.isInteger(value) || value < 0 || value > 0xffffffff)
+    throw new TypeError(`${value} does not fit into a plan`);
+  return value;
+}
+
+function wholeSlot(value: number): number {
+  if (whole(value) > 0x7fffffff) throw new TypeError(`${value} is no slot`);
+  return value;
+}
+
+function whole64(value: bigint): bigint {
+  if (BigInt.asUintN(64, value) !== value) throw new TypeError(`${value} does not fit into a plan`);
+  return value;
 }
 
 function optionText(options: readonly (readonly [string] | readonly [string, string])[]): string {

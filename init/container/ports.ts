@@ -2,11 +2,42 @@
  * What the engine needs from the floors below and from the device, handed in so that a test can replace each:
  * the store of verified GuestOSes, the opener of images, the measurement, and where things lie.
  */
-import type { Manifest, ManifestMount } from "../guestos/manifest.ts";
+
+/** What the engine reads of a manifest; init/guestos/manifest.ts's Manifest has these fields and more. */
+export type ManifestView = {
+  readonly name: string;
+  readonly version: number;
+  readonly mounts: readonly MountView[];
+  readonly initPath: string;
+  readonly initParam: readonly string[];
+  readonly initEnv: readonly string[];
+  /** "service": one program; "full-os": an own init that mounts and delegates (systemd). */
+  readonly profile: "service" | "full-os";
+  /** The init says READY=1 through NOTIFY_SOCKET. */
+  readonly notify: boolean;
+  /** Needs programs with setuid or file capabilities: no_new_privs stays off. */
+  readonly setuid: boolean;
+  /** In MB of 2^20 octets; undefined: the engine's default. */
+  readonly defaultMemoryMb: number | undefined;
+  readonly minimumMemoryMb: number | undefined;
+  /** Beyond the profile's. */
+  readonly capabilities: readonly string[];
+  /** "c 10:200 rw" */
+  readonly devices: readonly string[];
+};
+
+export type MountView = {
+  readonly imageFile: string;
+  readonly mountPoint: string;
+  readonly fsType: string;
+  readonly mountType: string;
+  /** Of a tmpfs or volume, in MB of 2^20 octets. */
+  readonly defaultSizeMb: number | undefined;
+};
 
 /** A GuestOS whose signature, chain, role, hardware and version floor were checked just now. */
 export type VerifiedGuestOs = {
-  readonly manifest: Manifest;
+  readonly manifest: ManifestView;
   /** SHA-256 of the manifest.cose octets: what PCR 13 gets. */
   readonly manifestDigest: Uint8Array;
   /** Where its images lie: /data/guestos/<name>-<version>. */
@@ -29,7 +60,7 @@ export type OpenImage = AsyncDisposable & {
 };
 
 /** Opens one image of a GuestOS: dm-verity on the device, a plain loop mount only in tests. */
-export type ImageOpener = (guestOs: VerifiedGuestOs, mount: ManifestMount) => Promise<OpenImage>;
+export type ImageOpener = (guestOs: VerifiedGuestOs, mount: MountView) => Promise<OpenImage>;
 
 /** One event of PCR 13 (DESIGN section 1), made before the guest's first instruction. */
 export type StartMeasurement = {
@@ -53,6 +84,8 @@ export type Paths = {
   readonly cgroup: string;
   /** Holds the empty directories l, u and root. */
   readonly staging: string;
+  /** The program that carries out a plan in the new process. */
+  readonly shim: string;
 };
 
 /** A file or directory of the root namespace that a container sees, read-only: c0's control socket and client. */
@@ -61,6 +94,8 @@ export type HostBind = {
   /** In the guest; below /run it is made, anywhere else it must exist in the image. */
   readonly target: string;
   readonly kind: "file" | "directory";
+  /** Programs in it may be run. */
+  readonly executable?: boolean;
 };
 
 export interface EnginePorts {

@@ -140,7 +140,12 @@ class Barrier {
  * guest cannot make itself unkillable for the OOM killer.
  */
 function resetOomScore(pid: number): void {
-  writeFileSync(`/proc/${pid}/oom_score_adj`, "0\n");
+  try {
+    writeFileSync(`/proc/${pid}/oom_score_adj`, "0\n");
+  } catch (error) {
+    // Without CAP_SYS_RESOURCE (a hosted daemon) the inherited value is a floor for this process and the guest alike.
+    if (!hasErrno(error, "EACCES")) throw error;
+  }
 }
 
 /** Takes over `pidfd`. From here on the exit of `pid` is waited for, whatever else happens. */
