@@ -76,6 +76,8 @@ Napi::Object ObjectArg(const Napi::CallbackInfo& info, size_t at) {
   return info[at].As<Napi::Object>();
 }
 
+std::string TextValue(const Napi::Value& value, const char* name) { return Text(value, name); }
+
 std::string TextField(const Napi::Object& object, const char* name) { return Text(object.Get(name), name); }
 
 int64_t IntegerField(const Napi::Object& object, const char* name, int64_t min, int64_t max) {

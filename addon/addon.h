@@ -60,7 +60,8 @@ bool BoolArg(const Napi::CallbackInfo& info, size_t at);
 std::span<const uint8_t> BytesArg(const Napi::CallbackInfo& info, size_t at);
 Napi::Object ObjectArg(const Napi::CallbackInfo& info, size_t at);
 
-// The same for a property of an object.
+// The same for a value, and for a property of an object.
+std::string TextValue(const Napi::Value& value, const char* name);
 std::string TextField(const Napi::Object& object, const char* name);
 int64_t IntegerField(const Napi::Object& object, const char* name, int64_t min, int64_t max);
 std::span<const uint8_t> BytesField(const Napi::Object& object, const char* name);

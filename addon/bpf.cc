@@ -10,6 +10,18 @@
 namespace gimbal {
 namespace {
 
+// What the verifier says of a program that it refused: its last lines, by loading it once more.
+std::string VerifierLog(union bpf_attr attr) {
+  constexpr size_t kShown = 500;
+  std::vector<char> log(64 * 1024);
+  attr.log_level = 1;
+  attr.log_buf = reinterpret_cast<uint64_t>(log.data());
+  attr.log_size = static_cast<uint32_t>(log.size());
+  Fd loaded(static_cast<int>(syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof attr)));
+  const std::string text(log.data(), strnlen(log.data(), log.size()));
+  return text.size() > kShown ? text.substr(text.size() - kShown) : text;
+}
+
 Napi::Value LoadDeviceProgram(const Napi::CallbackInfo& info) {
   const std::span<const uint8_t> bytes = BytesArg(info, 0);
   if (bytes.empty() || bytes.size() % sizeof(bpf_insn) != 0) {
@@ -25,7 +37,10 @@ Napi::Value LoadDeviceProgram(const Napi::CallbackInfo& info) {
   attr.insn_cnt = static_cast<uint32_t>(instructions.size());
   attr.license = reinterpret_cast<uint64_t>(license);
   Fd program(static_cast<int>(syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof attr)));
-  if (!program) throw SyscallError(info.Env(), errno, "bpf BPF_PROG_LOAD", "");
+  if (!program) {
+    const int number = errno;
+    throw SyscallError(info.Env(), number, "bpf BPF_PROG_LOAD", "", VerifierLog(attr));
+  }
   return Napi::Number::New(info.Env(), program.release());
 }
 

@@ -28,6 +28,9 @@ class Request {
     name.copy(header->name, DM_NAME_LEN - 1);
     uuid.copy(header->uuid, DM_UUID_LEN - 1);
   }
+  Request(Request&&) = default;
+  // A table may hold a key.
+  ~Request() { explicit_bzero(buffer_.data(), buffer_.size()); }
   dm_ioctl* Header() { return reinterpret_cast<dm_ioctl*>(buffer_.data()); }
   char* Payload() { return buffer_.data() + sizeof(dm_ioctl); }
   size_t PayloadBytes() const { return buffer_.size() - sizeof(dm_ioctl); }

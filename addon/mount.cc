@@ -52,15 +52,13 @@ Napi::Value FsMount(const Napi::CallbackInfo& info) {
   for (uint32_t i = 0; i < options.Length(); i++) {
     if (!options.Get(i).IsArray()) throw Napi::TypeError::New(env, "an option is not a list");
     const Napi::Array option = options.Get(i).As<Napi::Array>();
-    if (!option.Get(0u).IsString()) throw Napi::TypeError::New(env, "an option's key is not a text");
-    const std::string key = option.Get(0u).As<Napi::String>();
+    const std::string key = TextValue(option.Get(0u), "an option's key");
     int result;
     if (option.Length() < 2) {
       result =
           static_cast<int>(syscall(SYS_fsconfig, context.get(), FSCONFIG_SET_FLAG, key.c_str(), nullptr, 0));
     } else {
-      if (!option.Get(1u).IsString()) throw Napi::TypeError::New(env, "an option's value is not a text");
-      const std::string value = option.Get(1u).As<Napi::String>();
+      const std::string value = TextValue(option.Get(1u), "an option's value");
       result = static_cast<int>(
           syscall(SYS_fsconfig, context.get(), FSCONFIG_SET_STRING, key.c_str(), value.c_str(), 0));
     }

@@ -32,24 +32,51 @@ Fd SocketIn(Napi::Env env, int netns, int protocol) {
   return fd;
 }
 
-// True if the datagram holds the end of an answer.
-bool IsLast(const std::vector<uint8_t>& datagram) {
-  size_t at = 0;
-  while (at + sizeof(nlmsghdr) <= datagram.size()) {
+// How many ends of answers a request asks for: one per message that wants an acknowledgement or a dump, at
+// least one.
+size_t WantedEnds(std::span<const uint8_t> request) {
+  size_t wanted = 0;
+  for (size_t at = 0; at + sizeof(nlmsghdr) <= request.size();) {
     nlmsghdr header;
-    memcpy(&header, datagram.data() + at, sizeof header);
-    if (header.nlmsg_type == NLMSG_DONE || header.nlmsg_type == NLMSG_ERROR) return true;
-    if (header.nlmsg_len < sizeof header) return true;
+    memcpy(&header, request.data() + at, sizeof header);
+    if (header.nlmsg_flags & NLM_F_ACK || (header.nlmsg_flags & NLM_F_DUMP) == NLM_F_DUMP) wanted++;
+    if (header.nlmsg_len < sizeof header) break;
     at += NLMSG_ALIGN(header.nlmsg_len);
   }
-  return false;
+  return wanted > 0 ? wanted : 1;
+}
+
+struct Ends {
+  size_t count;
+  bool error;
+};
+
+// The ends of answers that a datagram holds, and whether one of them is a refusal.
+Ends EndsIn(const std::vector<uint8_t>& datagram) {
+  Ends ends = {0, false};
+  for (size_t at = 0; at + sizeof(nlmsghdr) <= datagram.size();) {
+    nlmsghdr header;
+    memcpy(&header, datagram.data() + at, sizeof header);
+    if (header.nlmsg_type == NLMSG_DONE || header.nlmsg_type == NLMSG_ERROR) {
+      int32_t number = 0;
+      if (at + sizeof header + sizeof number <= datagram.size()) {
+        memcpy(&number, datagram.data() + at + sizeof header, sizeof number);
+      }
+      ends.count++;
+      ends.error |= number != 0;
+    }
+    if (header.nlmsg_len < sizeof header) return {SIZE_MAX, true};
+    at += NLMSG_ALIGN(header.nlmsg_len);
+  }
+  return ends;
 }
 
 Napi::Value Netlink(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
+  const auto netns = static_cast<int>(IntegerArg(info, 0, -1, INT32_MAX));
   const auto protocol = static_cast<int>(IntegerArg(info, 1, 0, 31));
   const std::span<const uint8_t> request = BytesArg(info, 2);
-  Fd fd = SocketIn(env, static_cast<int>(IntegerArg(info, 0, -1, INT32_MAX)), protocol);
+  Fd fd = SocketIn(env, netns, protocol);
   const struct timeval limit = {5, 0};
   setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
   sockaddr_nl kernel = {};
@@ -60,13 +87,21 @@ Napi::Value Netlink(const Napi::CallbackInfo& info) {
   }
   Napi::Array answers = Napi::Array::New(env);
   std::vector<uint8_t> datagram;
-  do {
+  // After a refusal nothing more is waited for, what is there already is taken: a batch stops at its first
+  // error.
+  bool refused = false;
+  for (size_t wanted = WantedEnds(request), got = 0; got < wanted;) {
     datagram.resize(256 * 1024);
-    const ssize_t length = recv(fd.get(), datagram.data(), datagram.size(), 0);
+    const ssize_t length = recv(fd.get(), datagram.data(), datagram.size(), refused ? MSG_DONTWAIT : 0);
+    if (length < 0 && refused) break;
     if (length < 0) throw SyscallError(env, errno, "recv netlink", "");
     datagram.resize(static_cast<size_t>(length));
     answers.Set(answers.Length(), Napi::Buffer<uint8_t>::Copy(env, datagram.data(), datagram.size()));
-  } while (!IsLast(datagram));
+    const Ends ends = EndsIn(datagram);
+    if (ends.count == SIZE_MAX) break;
+    got += ends.count;
+    refused |= ends.error;
+  }
   return answers;
 }
 

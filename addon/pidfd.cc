@@ -35,12 +35,20 @@ Napi::Value PidfdWait(const Napi::CallbackInfo& info) {
   return status;
 }
 
+Napi::Value PidfdGetfd(const Napi::CallbackInfo& info) {
+  const auto target = static_cast<unsigned>(IntegerArg(info, 1, 0, INT32_MAX));
+  Fd fd(static_cast<int>(syscall(SYS_pidfd_getfd, FdArg(info, 0), target, 0)));
+  if (!fd) throw SyscallError(info.Env(), errno, "pidfd_getfd", std::to_string(target));
+  return Napi::Number::New(info.Env(), fd.release());
+}
+
 }  // namespace
 
 void InitPidfd(Napi::Object exports) {
   Export<PidfdOpen>(exports, "pidfdOpen");
   Export<PidfdSignal>(exports, "pidfdSignal");
   Export<PidfdWait>(exports, "pidfdWait");
+  Export<PidfdGetfd>(exports, "pidfdGetfd");
 }
 
 }  // namespace gimbal

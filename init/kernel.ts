@@ -200,6 +200,8 @@ export interface Kernel {
   pidfdSignal(pidfd: number, signal: number): void;
   /** waitid(P_PIDFD, WEXITED | WNOHANG | __WALL): undefined while it runs. */
   pidfdWait(pidfd: number): WaitStatus | undefined;
+  /** pidfd_getfd(2): a copy of descriptor `fd` of that process. */
+  pidfdGetfd(pidfd: number, fd: number): number;
 
   // poll.cc
   /** Calls back whenever the descriptor has UV_READABLE (1), UV_WRITABLE (2) or UV_DISCONNECT (4) of `events`; `error` is an errno or 0. */
@@ -227,8 +229,8 @@ export interface Kernel {
 
   // netlink.cc
   /**
-   * Sends one netlink datagram in the network namespace `netnsFd` (-1: this one) and returns the datagrams of the answer, up
-   * to and with the one that holds NLMSG_DONE or NLMSG_ERROR.
+   * Sends one netlink datagram in the network namespace `netnsFd` (-1: this one) and returns the datagrams of the answer, up to
+   * the NLMSG_DONE or NLMSG_ERROR of each message with NLM_F_ACK or NLM_F_DUMP, or to the first refusal. Waits at most 5 s.
    */
   netlink(netnsFd: number, protocol: number, request: Uint8Array): readonly Uint8Array[];
 

@@ -167,7 +167,8 @@ type Fields = {
 
 /**
  * Encodes a plan for `clone`. Throws TypeError on a text with NUL, an option with a comma,
- * a number that does not fit, or a plan not ending in exec. */
+ * a number that does not fit, or a plan not ending in exec.
+ */
 export function encodePlan(plan: Plan): Uint8Array {
   if (plan.at(-1)?.op !== "exec") throw new TypeError("a plan ends with exec");
   const strings = new Strings();

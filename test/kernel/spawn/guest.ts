@@ -165,6 +165,7 @@ export async function outputOf(
   ...argv: string[]
 ): Promise<{ text: string; status: number }> {
   const [reader, writer] = kernel.pipe();
+  let open = true;
   try {
     const plan: Plan = [
       ...(ops.before ?? before(fixture.staging)),
@@ -175,17 +176,13 @@ export async function outputOf(
     using guest = await start(kernel, shim, fixture, plan, { slots: [writer] });
     const { status } = await guest.exited;
     const buffer = Buffer.alloc(60_000);
-    kernel.setNonBlocking(reader, true);
-    let length = 0;
-    try {
-      length = readSync(reader, buffer);
-    } catch {
-      // nothing was written
-    }
+    closeSync(writer);
+    open = false;
+    const length = readSync(reader, buffer); // the guest has ended: what it wrote is there, then comes the end
     return { text: buffer.toString("utf8", 0, length), status };
   } finally {
     closeSync(reader);
-    closeSync(writer);
+    if (open) closeSync(writer);
   }
 }
 
