@@ -2,7 +2,7 @@
  * CBOR (RFC 8949) in its one deterministic form (4.2.1), bounded. Of two encodings of one value the other is refused, so that
  * what was signed or hashed is what was read.
  *
- * Taken: integers of 64 bits, byte strings, text, arrays, maps with text or integer keys, false, true, null.
+ * Taken: integers from -2^63 to 2^64 - 1, byte strings, text, arrays, maps with keys of text or 32 bits, false, true, null.
  * Left out, and refused: floats, tags, undefined, indefinite lengths, other simple values.
  * A scan of our own accepts the octets; only then cbor-x decodes them. Maps become Map: "__proto__" is a key like any other.
  */
@@ -44,7 +44,7 @@ const decoder = new Decoder({ mapsAsObjects: false, useRecords: false });
 /** Encodes deterministically. Throws TypeError on what has no place here: a float, undefined, a lone surrogate. */
 export function encodeCbor(value: CborValue): Uint8Array {
   // cbor-x returns a view of a buffer that it goes on using.
-  return Uint8Array.from(encoder.encode(prepared(value)));
+  return new Uint8Array(encoder.encode(prepared(value)));
 }
 
 /** Decodes one value that fills `bytes`. Never throws; `value` shares no memory with `bytes`. */
@@ -65,13 +65,19 @@ function prepared(value: CborValue): unknown {
   if (value instanceof Uint8Array) return Buffer.from(value.buffer, value.byteOffset, value.length);
   if (value instanceof Map) {
     const entries = [...(value as ReadonlyMap<string | number, CborValue>)].map(
-      ([key, entry]) => [prepared(key), prepared(entry), encodeCbor(key)] as const,
+      ([key, entry]) => [prepared(smallKey(key)), prepared(entry), encodeCbor(key)] as const,
     );
     entries.sort((a, b) => Buffer.compare(a[2], b[2]));
     return new Map(entries.map(([key, entry]) => [key, entry]));
   }
   if (Array.isArray(value)) return (value as readonly CborValue[]).map(prepared);
   throw new TypeError("a value has no place in CBOR");
+}
+
+function smallKey(key: string | number): string | number {
+  if (typeof key === "number" && (key < -(2 ** 32) || key >= 2 ** 32))
+    throw new TypeError(`the key ${key} is larger than 32 bits`);
+  return key;
 }
 
 function integer(value: number | bigint): number | bigint {
@@ -89,7 +95,7 @@ function plain(value: unknown): CborValue {
     const number = Number(value);
     return Number.isSafeInteger(number) ? number : value;
   }
-  if (value instanceof Uint8Array) return Uint8Array.from(value);
+  if (value instanceof Uint8Array) return new Uint8Array(value);
   if (Array.isArray(value)) return value.map(plain);
   if (value instanceof Map) {
     return new Map([...value].map(([key, entry]) => [plain(key) as string | number, plain(entry)]));
@@ -140,6 +146,7 @@ function scan(
     if (++items > maxItems) return refuse(`it has more than ${maxItems} items`, at);
     const is = head(at);
     if (!is) return undefined;
+    if (is.major === 1 && is.argument >= 2n ** 63n) return refuse("a number is below -2^63", at);
     if (is.major < 2) return is.next;
     if (is.major === 7) {
       const first = view.getUint8(at);

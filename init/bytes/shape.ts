@@ -2,6 +2,7 @@
  * Shapes: what a decoded CBOR or JSON value must look like, declared once; the type, the check and the way back to CBOR come
  * from it. Unknown keys are refused. Nothing here throws on what an enemy may send.
  */
+import { quoted } from "../errors.ts";
 import type { CborValue } from "./cbor.ts";
 
 export type Parsed<T> =
@@ -119,7 +120,7 @@ export function mapOf<T>(key: Shape<string>, item: Shape<T>, max: number): Shape
       for (const [name, entry] of entries) {
         const parsedName = key.parse(name, path);
         if (parsedName.is === "refused") return no(path, `has a key that ${parsedName.why}`);
-        const parsed = item.parse(entry, `${path}.${name}`);
+        const parsed = item.parse(entry, `${path}.${shownKey(name)}`);
         if (parsed.is === "refused") return parsed;
         result.set(parsedName.value, parsed.value);
       }
@@ -165,8 +166,8 @@ type Fields = { readonly [name: string]: Shape<unknown> };
 type Record_<F extends Fields> = { readonly [K in keyof F]: Shaped<F[K]> };
 
 /**
- * A map with exactly these keys. The field `ramLimit` has the key "ram_limit" where `keys` is "snake" (the default): CBOR and
- * files are in snake case, TypeScript in camel case.
+ * A map with exactly these keys. The field `ramLimit` has the key "ram_limit": CBOR and files are in snake case, TypeScript in
+ * camel case.
  */
 export function record<const F extends Fields>(fields: F): Shape<Record_<F>> {
   const names = new Map(Object.keys(fields).map((field) => [snakeCase(field), field]));
@@ -176,7 +177,7 @@ export function record<const F extends Fields>(fields: F): Shape<Record_<F>> {
       if (!entries) return no(path, "is no map");
       const given = new Map<string, unknown>();
       for (const [key, entry] of entries) {
-        if (!names.has(key)) return no(path, `has the unknown key ${JSON.stringify(key.slice(0, 64))}`);
+        if (!names.has(key)) return no(path, `has the unknown key ${quoted(key)}`);
         given.set(key, entry);
       }
       const result: Record<string, unknown> = Object.create(null);
@@ -215,5 +216,8 @@ function entriesOf(value: unknown): readonly (readonly [string, unknown])[] | un
     return undefined;
   return Object.entries(value);
 }
+
+/** A key of an owner's choosing, as it may stand in a sentence. */
+const shownKey = (name: string): string => (/^[\w-]{1,64}$/.test(name) ? name : quoted(name));
 
 const snakeCase = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
