@@ -4,7 +4,7 @@
  */
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { GimbalError, reasonOf } from "../init/errors.ts";
 import { buildInitramfs, type InitramfsInputs } from "../initramfs/build.ts";
 import { digestOf, fileDigest, place, saveDigests, writeAtomic } from "../initramfs/cache.ts";
@@ -87,7 +87,7 @@ export function kernelTree(board: Board, packages: ReadonlyMap<string, Package>)
   const [folder, modules] =
     source.is === "debian"
       ? [packages.get(source.package)?.folder ?? "", "usr/lib/modules"]
-      : [join(repository, source.path), "modules"];
+      : [resolve(repository, source.path), "modules"];
   const version = existsSync(join(folder, modules)) ? readdirSync(join(folder, modules))[0] : undefined;
   const imagePath = join(folder, source.is === "debian" ? `boot/vmlinuz-${version}` : "vmlinuz");
   if (version === undefined || !existsSync(imagePath)) {
@@ -152,6 +152,8 @@ async function buildAddon(): Promise<{ addon: string; shim: string }> {
 function buildInfo(board: Board, keys: Keys) {
   return {
     board: board.name,
+    hardware: "x86-64",
+    storageKey: board.storageKey,
     release: releaseNumber,
     development: keys.development,
     version: packageVersion(),

@@ -38,7 +38,10 @@ export function writeImaPolicy(
 /** The policy takes effect when the file is closed: an error may come only there. */
 function writeRules(fd: number, rules: readonly string[]): void {
   try {
-    writeSync(fd, `${rules.join("\n")}\n`);
+    // The kernel takes one rule per write(2) and answers with a short count.
+    for (let rest: Uint8Array = Buffer.from(`${rules.join("\n")}\n`); rest.length > 0; ) {
+      rest = rest.subarray(writeSync(fd, rest));
+    }
   } finally {
     closeSync(fd);
   }
