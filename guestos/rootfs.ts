@@ -1,178 +1,123 @@
 /**
- * Recipe -> root file system -> read-only image with its dm-verity hash tree, kept by content in the cache. Needs root (directly
- * or through sudo is the caller's matter), since the files of a Debian belong to several users.
+ * Recipe -> root file system. A Debian comes by mmdebstrap from the archive that the host's apt uses, apt verifying as always, and is
+ * customised inside: trees copied in, units masked, setuid bits taken, traces of this machine removed. No privilege is needed.
  */
-import { readFileSync, writeFileSync } from "node:fs";
-import { chmod, lstat, mkdir, readdir, rename, rm, symlink, utimes, writeFile } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { debianSources } from "../board/debian/apt.ts";
-import { cached, digestOf, fileDigest } from "../initramfs/cache.ts";
 import { command } from "../initramfs/command.ts";
-import { say } from "../initramfs/step.ts";
-import type { DebianRecipe, ProgramRecipe, Recipe } from "./recipe.ts";
+import { type PackageSet, parseStanzas, pinsOf } from "./lock.ts";
+import { imageEpochSeconds } from "./pack.ts";
+import { type DebianRecipe, leanPaths, mountPoints, type ProgramRecipe } from "./recipe.ts";
 
-export type Verity = {
-  /** Hex. */
-  readonly rootHash: string;
-  readonly salt: string;
-  /** Octets of file system before the verity superblock. */
-  readonly hashOffsetBytes: number;
-  readonly dataBlocks: number;
-};
+/** Debian's own name for its archive: what an image says, whichever mirror it was built from. */
+const publicSources = `Types: deb
+URIs: http://deb.debian.org/debian
+Suites: trixie trixie-updates
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 
-export type RootImage = {
-  readonly path: string;
-  readonly sizeBytes: number;
-  readonly sha256: string;
-  readonly verity: Verity;
-  /** Debian packages inside, "name version". */
-  readonly packages: readonly string[];
-};
+Types: deb
+URIs: http://deb.debian.org/debian-security
+Suites: trixie-security
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+`;
 
-/** Raised when this file makes other images of the same recipe. */
-const format = "1";
-/** 2026-01-01: time of every file in an image, so that the same packages give the same octets. */
-const epochSeconds = 1_767_225_600;
-const blockBytes = 4096;
-
-/** Builds the image of a recipe, or finds it in the cache. `folder`: where the recipe's sources lie. */
-export async function buildRootImage(name: string, folder: string, recipe: Recipe): Promise<RootImage> {
-  const started = performance.now();
-  const source = recipe.is === "program" ? await sourceDigest(folder, recipe) : "";
-  const key = digestOf(format, name, JSON.stringify(recipe), source);
-  const result = await cached("guest-image", key, async (target) => {
-    await mkdir(target);
-    const root = join(target, "root");
-    const packages =
-      recipe.is === "debian" ? await debianRoot(root, recipe) : await programRoot(root, folder, recipe);
-    const image = join(target, "root.img");
-    await makeImage(root, image, key);
-    await rm(root, { recursive: true });
-    const verity = await makeVerity(image, key);
-    writeFileSync(join(target, "image.json"), JSON.stringify({ verity, packages }));
-  });
-  const path = join(result.path, "root.img");
-  const { verity, packages } = JSON.parse(readFileSync(join(result.path, "image.json"), "utf8")) as Pick<
-    RootImage,
-    "verity" | "packages"
-  >;
-  const { size } = await lstat(path);
-  say("GUEST", `root image of ${name}`, result.made ? performance.now() - started : undefined, size);
-  return { path, sizeBytes: size, sha256: await fileDigest(path), verity, packages };
-}
-
-/** Debian by mmdebstrap from the archive that the host's apt uses; signatures are checked by apt as always. */
-async function debianRoot(root: string, recipe: DebianRecipe): Promise<string[]> {
+/**
+ * Writes root.tar into `work`, a folder of the caller's.
+ * @param folder where the recipe's trees lie
+ * @param locked versions to take where the archive has them
+ * @returns what is inside
+ */
+export async function debianRoot(
+  work: string,
+  folder: string,
+  recipe: DebianRecipe,
+  locked: PackageSet,
+): Promise<PackageSet> {
   const sources = await debianSources();
+  const at = (name: string) => join(work, name);
+  await writeFile(at("pins"), pinsOf(locked));
+  await writeFile(at("customise.sh"), customisation(recipe));
+  for (const tree of recipe.trees) await packTree(join(folder, tree), at(`${tree}.tar`));
+  const setup = ['mkdir -p "$1"/etc/apt/preferences.d', `upload ${at("pins")} /etc/apt/preferences.d/lock`];
+  const customise = [
+    recordPackages,
+    `download /packages.record ${at("packages.record")}`,
+    ...recipe.trees.map((tree) => `tar-in ${at(`${tree}.tar`)} /`),
+    `upload ${at("customise.sh")} /customise.sh`,
+    'chroot "$1" /bin/sh /customise.sh',
+    'rm "$1"/customise.sh "$1"/packages.record "$1"/etc/apt/preferences.d/lock',
+  ];
   await command(
     "mmdebstrap",
     [
-      "--mode=root",
-      "--variant=minbase",
-      "--format=directory",
+      `--mode=${process.getuid?.() === 0 ? "root" : "unshare"}`,
+      `--variant=${recipe.variant}`,
+      "--format=tar",
       `--include=${recipe.packages.join(",")}`,
       '--aptopt=Acquire::Languages "none"',
-      '--aptopt=APT::Install-Recommends "false"',
-      ...recipe.withoutPaths.map((pattern) => `--dpkgopt=path-exclude=${pattern}`),
+      ...leanPaths.map((option) => `--dpkgopt=${option}`),
+      ...setup.map((hook) => `--setup-hook=${hook}`),
+      ...customise.map((hook) => `--customize-hook=${hook}`),
       sources.suite,
-      root,
+      at("root.tar"),
       ...sources.lines,
     ],
     {
-      env: { SOURCE_DATE_EPOCH: String(epochSeconds) },
-      todo: "run the build as root and check that the Debian archive can be reached",
+      env: { SOURCE_DATE_EPOCH: String(imageEpochSeconds), TMPDIR: process.env["TMPDIR"] ?? "/tmp" },
+      todo: "check that the Debian archive can be reached; what was built once needs no network",
     },
   );
-  for (const { path, content, mode } of recipe.files) await putFile(root, path, content, mode ?? 0o644);
-  for (const [target, path] of recipe.links) {
-    await mkdir(join(root, dirname(path)), { recursive: true });
-    await rm(join(root, path), { force: true });
-    await symlink(target, join(root, path));
-  }
-  for (const line of recipe.commands) await command("chroot", [root, "/bin/sh", "-ec", line]);
-  const listed = await command("chroot", [root, "dpkg-query", "-W", "-f", "${Package} ${Version}\\n"]);
-  await leaveNoTraces(root);
-  return listed.toString().trim().split("\n").sort();
+  return parseStanzas(await readFile(at("packages.record"), "utf8"));
 }
 
-async function putFile(root: string, path: string, content: string, mode: number): Promise<void> {
-  await mkdir(join(root, dirname(path)), { recursive: true });
-  await writeFile(join(root, path), content);
-  await chmod(join(root, path), mode);
+/** apt's word on what was installed: it read these digests from signed lists and compared each file with them. */
+const recordPackages = [
+  `chroot "$1" dpkg-query -W -f '\${Package}=\${Version}\\n'`,
+  'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" xargs apt-cache show --no-all-versions > "$1"/packages.record',
+].join(" | ");
+
+/** All files are root's; which of them are programs is what git keeps of their modes. */
+async function packTree(tree: string, tar: string): Promise<void> {
+  const owner = ["--owner=0", "--group=0", "--numeric-owner", "--mode=u=rwX,go=rX"];
+  const order = ["--sort=name", `--mtime=@${imageEpochSeconds}`, "--format=gnu"];
+  await command("tar", ["--create", ...owner, ...order, "--file", tar, "--directory", tree, "."]);
 }
 
-/** Identities that each device makes for itself, caches, and where the packages came from on this machine. */
-async function leaveNoTraces(root: string): Promise<void> {
-  const gone = [
-    "var/lib/apt/lists",
-    "var/cache/apt",
-    "var/cache/debconf",
-    "var/log",
-    "tmp",
-    "var/tmp",
-    "run",
-  ];
-  for (const path of gone) {
-    for (const entry of await readdir(join(root, path)).catch(() => [])) {
-      await rm(join(root, path, entry), { recursive: true, force: true });
-    }
-  }
-  await mkdir(join(root, "var/log/journal"), { recursive: true });
-  for (const name of await readdir(join(root, "etc/ssh")).catch(() => [])) {
-    if (name.startsWith("ssh_host_")) await rm(join(root, "etc/ssh", name));
-  }
-  await writeFile(join(root, "etc/machine-id"), "");
-  await rm(join(root, "etc/apt/sources.list.d"), { recursive: true, force: true });
-  await writeFile(
-    join(root, "etc/apt/sources.list"),
-    "deb http://deb.debian.org/debian trixie main\ndeb http://deb.debian.org/debian-security trixie-security main\n",
-  );
-  await rm(join(root, "etc/resolv.conf"), { force: true });
-  await writeFile(join(root, "etc/resolv.conf"), "");
+function customisation({ commands, masks, setuid }: DebianRecipe): string {
+  const keep = setuid.map((path) => `! -path ${path}`).join(" ");
+  return `set -eu
+${commands.join("\n")}
+
+# Masks
+mkdir -p /etc/systemd/system-generators
+for unit in ${masks.units.join(" ")}; do ln -sf /dev/null /etc/systemd/system/$unit; done
+for name in ${masks.generators.join(" ")}; do ln -sf /dev/null /etc/systemd/system-generators/$name; done
+
+# Of setuid and setgid programs stay those that the recipe names
+find / -xdev -type f -perm /6000 ${keep} -exec chmod ug-s {} +
+
+# What each device makes for itself, and what tells where this was built
+rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /etc/ssh/ssh_host_* /etc/.pwd.lock /etc/passwd- /etc/group- /etc/shadow- /etc/gshadow-
+[ ! -d /etc/apt ] || { mkdir -p /etc/apt/sources.list.d; cat >/etc/apt/sources.list.d/debian.sources; } <<'END'
+${publicSources}END
+rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/debconf/*-old /var/lib/dpkg/*-old /var/lib/systemd/random-seed
+find /var/log -type f -delete
+: >/etc/machine-id
+rm -f /etc/resolv.conf /var/lib/dbus/machine-id
+: >/etc/resolv.conf
+`;
 }
 
-async function programRoot(root: string, folder: string, recipe: ProgramRecipe): Promise<string[]> {
-  for (const path of recipe.folders) await mkdir(join(root, path), { recursive: true });
+/** A folder with one freestanding program and the directories that a start mounts on. */
+export async function programRoot(root: string, folder: string, recipe: ProgramRecipe): Promise<void> {
+  for (const path of [...mountPoints, "etc"]) await mkdir(join(root, path), { recursive: true });
   await writeFile(join(root, "etc/resolv.conf"), "");
   await command("gcc", [
     ...["-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-asynchronous-unwind-tables"],
     ...["-Os", "-s", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=none", "-Wl,-z,noexecstack"],
     ...[join(folder, recipe.source), "-o", join(root, recipe.path)],
   ]);
-  return [];
-}
-
-const sourceDigest = async (folder: string, recipe: ProgramRecipe): Promise<string> =>
-  digestOf(
-    await fileDigest(join(folder, recipe.source)),
-    await fileDigest(join(folder, "../../addon/shim/syscall.h")),
-  );
-
-/** EROFS, lz4hc: read lazily, half the first exec of squashfs. Padded to whole blocks for the hash tree. */
-async function makeImage(root: string, image: string, key: string): Promise<void> {
-  await utimes(root, epochSeconds, epochSeconds);
-  const temporary = `${image}.tmp`;
-  await command("mkfs.erofs", ["-zlz4hc,12", `-T${epochSeconds}`, `-U${uuidFrom(key)}`, temporary, root]);
-  await command("fsck.erofs", [temporary]);
-  const { size } = await lstat(temporary);
-  await command("truncate", ["-s", String(Math.ceil(size / blockBytes) * blockBytes), temporary]);
-  await rename(temporary, image);
-}
-
-/** Appends the hash tree. Salt and uuid come from the key, so that the same image gives the same root hash. */
-async function makeVerity(image: string, key: string): Promise<Verity> {
-  const { size } = await lstat(image);
-  const salt = digestOf("verity salt", key);
-  const output = await command("veritysetup", [
-    "format",
-    ...["--hash=sha256", `--salt=${salt}`, `--uuid=${uuidFrom(digestOf("verity", key))}`],
-    ...["--data-block-size=4096", "--hash-block-size=4096", `--hash-offset=${size}`, image, image],
-  ]);
-  const rootHash = /^Root hash:\s+([0-9a-f]{64})$/m.exec(output.toString())?.[1];
-  if (rootHash === undefined) throw new Error(`veritysetup printed no root hash: ${output}`);
-  return { rootHash, salt, hashOffsetBytes: size, dataBlocks: size / blockBytes };
-}
-
-function uuidFrom(hex: string): string {
-  return hex.slice(0, 32).replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
 }
