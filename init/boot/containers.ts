@@ -8,7 +8,8 @@ import { coreUuid, Engine } from "../container/engine.ts";
 import type { EnginePorts, ImageOpener, VerifiedGuestOs } from "../container/ports.ts";
 import { openImage } from "../disk/verity.ts";
 import { GimbalError, reasonOf } from "../errors.ts";
-import { hasImage, type Manifest } from "../guestos/manifest.ts";
+import type { Manifest } from "../guestos/manifest.ts";
+import { hasImage } from "../guestos/manifest-format.ts";
 import type { GuestOsStore } from "../guestos/store.ts";
 import { measureGuestStart } from "../measure/guest-event.ts";
 import { bringLoopbackUp, listLinks, moveLink } from "../net/links.ts";
@@ -150,11 +151,10 @@ function imageOpener({ kernel, secureBoot }: Verified): ImageOpener {
         todo: "build c0 with the key of the firmware's db",
       });
     }
-    const fsType = entry.fsType === "tmpfs" ? "erofs" : entry.fsType;
     return openImage(kernel, {
       path: join(guestOs.directory, entry.imageFile),
       sizeBytes: entry.imageSize,
-      fsType,
+      fsType: entry.fsType,
       verity: { rootHash, salt, hashOffsetBytes: hashOffset, dataBlocks },
       // Without Secure Boot the kernel has no keys to check it with, and would refuse any.
       ...(signature && secureBoot.secureBoot ? { signature } : {}),

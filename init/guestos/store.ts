@@ -8,14 +8,8 @@ import { basename, join } from "node:path";
 import { type ErrorCode, GimbalError, quoted } from "../errors.ts";
 import { writeFileAtomic } from "../state/file.ts";
 import type { Anchor } from "../trust/anchors.ts";
-import {
-  hasImage,
-  type ImageMount,
-  type Manifest,
-  manifestMaxBytes,
-  parseManifest,
-  verifyManifest,
-} from "./manifest.ts";
+import { type Manifest, parseManifest, verifyManifest } from "./manifest.ts";
+import { manifestMaxBytes, type StoredMount, storedImages } from "./manifest-format.ts";
 
 export type StorePorts = {
   readonly folder: string;
@@ -97,7 +91,7 @@ export class GuestOsStore {
     await rm(temporary, { recursive: true, force: true });
     await mkdir(temporary, { mode: 0o700 });
     try {
-      for (const mount of manifest.mounts.filter(hasImage)) await copyImage(source, temporary, mount, id);
+      for (const mount of storedImages(manifest)) await copyImage(source, temporary, mount, id);
       await writeFileAtomic(join(temporary, "manifest.cose"), bytes);
       await writeFileAtomic(join(temporary, "installed.json"), encode(at));
       await rename(temporary, join(this.#ports.folder, id));
@@ -131,7 +125,7 @@ export class GuestOsStore {
       if (basename(folder) !== `${manifest.name}-${manifest.version}`) {
         throw altered(basename(folder), `its manifest is that of ${manifest.name}-${manifest.version}`);
       }
-      for (const mount of manifest.mounts.filter(hasImage)) await checkSize(folder, mount, basename(folder));
+      for (const mount of storedImages(manifest)) await checkSize(folder, mount, basename(folder));
       return { is: "verified", folder, manifest };
     } catch (error) {
       if (error instanceof GimbalError) return { is: "refused", folder, error };
@@ -186,14 +180,14 @@ async function readBounded(path: string): Promise<Uint8Array> {
   return bytes;
 }
 
-async function checkSize(folder: string, mount: ImageMount, id: string): Promise<void> {
+async function checkSize(folder: string, mount: StoredMount, id: string): Promise<void> {
   const found = await stat(join(folder, mount.imageFile)).catch(() => undefined);
   if (!found?.isFile()) throw altered(id, `its image ${mount.imageFile} is missing`);
   if (found.size !== mount.imageSize) throw truncated(id, mount, found.size);
 }
 
 /** Copies one image and proves on the way that it is the one that the manifest means. */
-async function copyImage(source: string, target: string, mount: ImageMount, id: string): Promise<void> {
+async function copyImage(source: string, target: string, mount: StoredMount, id: string): Promise<void> {
   await using from = await open(join(source, mount.imageFile), "r").catch((cause: unknown) => {
     throw altered(id, `its image ${mount.imageFile} cannot be read`, cause);
   });
@@ -225,7 +219,7 @@ async function syncFolder(folder: string): Promise<void> {
 
 const encode = (at: Date): Uint8Array => new TextEncoder().encode(JSON.stringify({ at: at.getTime() }));
 
-function truncated(id: string, mount: ImageMount, size: number): GimbalError {
+function truncated(id: string, mount: StoredMount, size: number): GimbalError {
   return refuse(
     "image-truncated",
     id,
