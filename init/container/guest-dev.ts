@@ -37,7 +37,9 @@ export function makeGuestDev(kernel: Kernel, idBase: number, rules: readonly Dev
   undo.defer(() => closeSync(dev));
   const mask = kernel.umask(0); // mknodat obeys it
   try {
-    for (const node of [...defaultNodes, ...nodesOf(rules)]) makeNode(kernel, dev, node);
+    // The devpts of the guest has its own ptmx: an allowed machine-wide one must not take the link's place.
+    const nodes = [...defaultNodes, ...nodesOf(rules)].filter(({ name }) => !links.some(([link]) => link === name));
+    for (const node of nodes) makeNode(kernel, dev, node);
     for (const folder of folders) kernel.mkdirat(dev, folder, 0o755);
     for (const [name, target] of links) kernel.symlinkat(target, dev, name);
     closeSync(kernel.openat2(dev, "console", O_WRONLY_CREAT_EXCL, 0o600, RESOLVE_BENEATH));
