@@ -1,11 +1,12 @@
 /** Starts beside each other, beside the reaper, and cut short. Needs root. */
-import { execFile } from "node:child_process";
+import { execFile, spawnSync } from "node:child_process";
 import { closeSync } from "node:fs";
 import { promisify } from "node:util";
 import t from "tap";
 import type { Plan } from "../../../init/container/plan.ts";
 import { planFailureOf, type SpawnRequest, spawn } from "../../../init/container/spawn.ts";
 import { allNamespaces, CLD_EXITED, CLD_KILLED } from "../../../init/linux.ts";
+import { ownChild } from "../../../init/machine/process.ts";
 import { startReaper } from "../../../init/machine/reaper.ts";
 import { loadKernel, openShim } from "../load.ts";
 import { after, before as beforeAt, children, makeFixture, openFds, run, start as startOf } from "./guest.ts";
@@ -66,6 +67,12 @@ t.test("a start that waits does not keep another one's end of reports open", asy
 
 t.test("the reaper takes no exit of a start, a command or a helper, and all orphans", async (t) => {
   using reaper = startReaper(kernel);
+  const helper = async () => {
+    const running = promisify(execFile)("/bin/sh", ["-c", "echo helper"]);
+    ownChild(running.child);
+    t.equal((await running).stdout, "helper\n");
+  };
+  await helper(); // what Node opens once for its first child
   const fds = openFds();
   using guest = await start([...before, ...after, run()]);
   const command: Plan = [
@@ -75,10 +82,6 @@ t.test("the reaper takes no exit of a start, a command or a helper, and all orph
     { op: "ids", uid: 0, gid: 0, groups: [] },
     run("7"),
   ];
-  const helper = async () => {
-    const { stdout } = await promisify(execFile)("/bin/sh", ["-c", "echo helper"]);
-    t.equal(stdout, "helper\n");
-  };
   const one = async (index: number) => {
     if (index % 3 === 0) return helper();
     using process =
@@ -128,4 +131,44 @@ t.test("20 starts at once all end as they should", async (t) => {
   );
   for (const guest of all) guest[Symbol.dispose]();
   closeSync(kernel.memfd("x", new Uint8Array())); // descriptors are still given out
+});
+
+t.test("as PID 1: orphans are reaped, exits of helpers and starts are not stolen", (t) => {
+  const script = `
+    import { spawn as spawnChild } from "node:child_process";
+    import { readdirSync, readFileSync } from "node:fs";
+    import { loadKernel, openShim } from "./test/kernel/load.ts";
+    import { spawn } from "./init/container/spawn.ts";
+    import { ownChild } from "./init/machine/process.ts";
+    import { startReaper } from "./init/machine/reaper.ts";
+    const kernel = loadKernel();
+    const shim = openShim();
+    using reaper = startReaper(kernel);
+    const leaveOrphans = "for i in 1 2 3 4; do (sleep 0.0$i &) ; done; exit 9";
+    const helper = () => new Promise((resolve) => {
+      const child = spawnChild("/bin/sh", ["-c", leaveOrphans], { stdio: "ignore" });
+      ownChild(child);
+      child.once("exit", resolve);
+    });
+    const start = async () => {
+      using process = await spawn(kernel, shim, {
+        plan: [{ op: "reset" }, { op: "fork" }, { op: "exec", path: "/bin/sh", argv: ["sh", "-c", leaveOrphans], env: [] }],
+        slots: [], namespaces: 0, timeoutMs: 20000,
+      });
+      return (await process.exited).status;
+    };
+    const ends = await Promise.all(Array.from({ length: 40 }, (_, index) => index % 2 ? helper() : start()));
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    const zombies = readdirSync("/proc").filter((name) => /^[0-9]+$/.test(name)).filter((pid) => {
+      try { return / Z /.test(readFileSync("/proc/" + pid + "/stat", "utf8")); } catch { return false; }
+    });
+    console.log(JSON.stringify({ pid: process.pid, ends: [...new Set(ends)], reaped: reaper.reaped, zombies: zombies.length }));
+  `;
+  const { stdout, stderr } = spawnSync(
+    "unshare",
+    ["--pid", "--fork", "--mount-proc", process.execPath, "--input-type=module-typescript", "-e", script],
+    { encoding: "utf8", timeout: 60_000 },
+  );
+  t.same(JSON.parse(stdout || "{}"), { pid: 1, ends: [9], reaped: 160, zombies: 0 }, stderr);
+  t.end();
 });
