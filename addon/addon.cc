@@ -1,5 +1,7 @@
 #include "addon.h"
 
+#include <sys/mman.h>
+
 #include <cmath>
 #include <cstring>
 
@@ -19,6 +21,13 @@ Napi::Error SyscallError(Napi::Env env, int number, const char* syscall, const s
   value.Set("on", on);
   if (!detail.empty()) value.Set("detail", detail);
   return error;
+}
+
+Fd MemoryFile(const char* name) {
+  constexpr unsigned kNoExecSeal = 8;  // MFD_NOEXEC_SEAL
+  Fd fd(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | kNoExecSeal));
+  if (fd || errno != EINVAL) return fd;
+  return Fd(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
 }
 
 namespace {

@@ -41,6 +41,9 @@ class Fd {
   int fd_;
 };
 
+// A memfd that cannot be executed. Kernels before 6.3 know no such flag, later ones log those who do not say.
+Fd MemoryFile(const char* name);
+
 // The error of kernel.ts: code, errno, syscall, on, detail.
 Napi::Error SyscallError(Napi::Env env, int number, const char* syscall, const std::string& on,
                          const std::string& detail = "");

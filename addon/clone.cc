@@ -158,7 +158,7 @@ Fd PlanFd(Napi::Env env, std::span<const uint8_t> plan, const ChildArgs& args) {
   prefix.progress = GIMBAL_PLAN_NOT_BEGUN;
   prefix.slots = args.slots;
   memcpy(prefix.fds, args.fds, sizeof prefix.fds);
-  Fd fd(memfd_create("gimbal-plan", MFD_CLOEXEC));
+  Fd fd = MemoryFile("gimbal-plan");
   if (!fd) throw SyscallError(env, errno, "memfd_create", "plan");
   if (pwrite(fd.get(), &prefix, sizeof prefix, 0) != static_cast<ssize_t>(sizeof prefix) ||
       pwrite(fd.get(), plan.data(), plan.size(), sizeof prefix) != static_cast<ssize_t>(plan.size())) {

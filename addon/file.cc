@@ -70,7 +70,7 @@ Napi::Value Umask(const Napi::CallbackInfo& info) {
 Napi::Value Memfd(const Napi::CallbackInfo& info) {
   const std::string name = TextArg(info, 0);
   const std::span<const uint8_t> content = BytesArg(info, 1);
-  Fd fd(memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  Fd fd = MemoryFile(name.c_str());
   if (!fd) throw SyscallError(info.Env(), errno, "memfd_create", name);
   for (size_t done = 0; done < content.size();) {
     const ssize_t wrote =
