@@ -84,6 +84,8 @@ export const machineUnits: readonly string[] = [
   "systemd-pstore.service",
   "systemd-remount-fs.service",
   "systemd-sysusers.service",
+  "systemd-tmpfiles-setup-dev-early.service",
+  "systemd-tmpfiles-setup-dev.service",
   "systemd-update-done.service",
 ];
 

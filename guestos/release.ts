@@ -7,7 +7,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Keys } from "../board/keys.ts";
-import { manifestContentType } from "../init/guestos/manifest.ts";
+import { manifestContentType } from "../init/guestos/manifest-format.ts";
 import { signEnvelope } from "../init/trust/cose.ts";
 import { cached, digestOf, writeAtomic } from "../initramfs/cache.ts";
 import type { Signer } from "./signer.ts";

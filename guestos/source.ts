@@ -6,7 +6,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { parse as parseYaml } from "yaml";
 import { GimbalError, quoted } from "../init/errors.ts";
-import { encodeManifest } from "../init/guestos/manifest.ts";
+import { encodeManifest } from "../init/guestos/manifest-format.ts";
 import type { HashTree } from "./pack.ts";
 
 export type BuiltImage = {

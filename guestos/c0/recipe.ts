@@ -33,8 +33,11 @@ export function c0(development: boolean): DebianRecipe {
         "systemd-ask-password-wall.path",
         "systemd-hostnamed.socket",
         "systemd-initctl.socket",
+        // The journal is in memory.
+        "systemd-journal-flush.service",
         // Sessions are nobody's matter here: there is one user, and no pam_systemd.
         "systemd-logind.service",
+        "systemd-networkd-persistent-storage.service",
         "systemd-networkd-wait-online.service",
         "systemd-sysext.socket",
         ...(development ? [] : ["console-getty.service"]),
@@ -44,6 +47,7 @@ export function c0(development: boolean): DebianRecipe {
     commands: [
       `groupadd --system --gid ${controlGroup} gimbal`,
       "mkdir -p /usr/lib/gimbal",
+      "rm /etc/update-motd.d/10-uname",
       "systemctl disable ssh.service ssh.socket",
       "systemctl enable systemd-networkd.service",
       "systemctl add-wants multi-user.target name-servers.path",

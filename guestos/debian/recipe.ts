@@ -9,6 +9,7 @@ export const debian: DebianRecipe = {
     "systemd-sysv",
     "libpam-systemd",
     "dbus",
+    "dbus-user-session",
     "cron",
     "iproute2",
     "less",
