@@ -1,9 +1,9 @@
 /** Trust anchors: the CAs in the signed image, and those that the owner registered. */
-import { X509Certificate } from "node:crypto";
-import { readdirSync, readFileSync, statSync } from "node:fs";
+import type { X509Certificate } from "node:crypto";
+import { closeSync, constants, fstatSync, openSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { GimbalError, quoted } from "../errors.ts";
-import { isWholeCertificate } from "./der.ts";
+import { GimbalError, quoted, reasonOf } from "../errors.ts";
+import { parseCertificate } from "./certificate.ts";
 import { certificatesInPem } from "./pem.ts";
 
 export type Anchor = {
@@ -15,9 +15,13 @@ export type Anchor = {
 export type SkippedAnchor = { readonly path: string; readonly why: string };
 
 const maxFileBytes = 64 * 1024;
+const maxPerFile = 8;
 const maxAnchors = 64;
 
-/** The certificates in the *.crt files of a folder. What is no CA is skipped and told. An absent folder has none. */
+/**
+ * The certificates in the *.crt files of a folder, in the order of their names. What is no CA is skipped and told. An absent
+ * folder has none.
+ */
 export function readAnchors(
   folder: string,
   origin: Anchor["origin"],
@@ -27,31 +31,45 @@ export function readAnchors(
   for (const name of namesIn(folder)) {
     const path = join(folder, name);
     try {
-      if (statSync(path).size > maxFileBytes) throw refuse(name, "it is too large");
-      for (const certificate of parseAnchors(readFileSync(path, "utf8"), name))
-        anchors.push({ certificate, origin });
+      const certificates = parseAnchors(readBounded(path, name), name);
+      if (anchors.length + certificates.length > maxAnchors)
+        throw refuse(name, `there are ${maxAnchors} CAs already`);
+      for (const certificate of certificates) anchors.push({ certificate, origin });
     } catch (error) {
-      skipped.push({ path, why: error instanceof Error ? error.message : String(error) });
+      skipped.push({ path, why: reasonOf(error) });
     }
   }
-  return { anchors: anchors.slice(0, maxAnchors), skipped };
+  return { anchors, skipped };
 }
 
-/** @throws {GimbalError} "ca-refused" where the text is no PEM of CA certificates */
+/**
+ * The CAs in a PEM text.
+ * @throws {GimbalError} "ca-refused" where it holds none, something else, or a certificate that is no CA
+ */
 export function parseAnchors(pem: string, name: string): readonly X509Certificate[] {
-  const ders = certificatesInPem(pem, 8);
-  if (!ders || ders.length === 0) throw refuse(name, "it holds no certificate in PEM, or more than 8");
-  return ders.map((der) => {
-    if (!isWholeCertificate(der)) throw refuse(name, "a certificate is no DER");
-    let certificate: X509Certificate;
-    try {
-      certificate = new X509Certificate(der);
-    } catch (error) {
-      throw refuse(name, "a certificate cannot be read", error);
-    }
-    if (!certificate.ca) throw refuse(name, `${quoted(certificate.subject)} is no CA`);
-    return certificate;
+  const ders = pem.length > maxFileBytes ? undefined : certificatesInPem(pem, maxPerFile);
+  if (!ders || ders.length === 0)
+    throw refuse(name, `it holds no certificate in PEM, or more than ${maxPerFile}`);
+  return ders.map((der, index) => {
+    const parsed = parseCertificate(der);
+    if (parsed.is === "refused") throw refuse(name, `certificate ${index + 1} ${parsed.why}`);
+    const { isCa, x509, name: subject } = parsed.certificate;
+    if (!isCa) throw refuse(name, `${subject} is no CA`);
+    return x509;
   });
+}
+
+/** Reads a regular file only: a folder that an owner writes to must not make PID 1 wait for a pipe. */
+function readBounded(path: string, name: string): string {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  try {
+    const stat = fstatSync(fd);
+    if (!stat.isFile()) throw refuse(name, "it is no regular file");
+    if (stat.size > maxFileBytes) throw refuse(name, `it has more than ${maxFileBytes} octets`);
+    return readFileSync(fd, "utf8");
+  } finally {
+    closeSync(fd);
+  }
 }
 
 function namesIn(folder: string): string[] {
@@ -65,10 +83,11 @@ function namesIn(folder: string): string[] {
   }
 }
 
-function refuse(name: string, why: string, cause?: unknown): GimbalError {
-  return new GimbalError(
-    "ca-refused",
-    { tried: "take as CA", on: quoted(name), why, todo: "give a PEM file with a CA certificate" },
-    cause,
-  );
+function refuse(name: string, why: string): GimbalError {
+  return new GimbalError("ca-refused", {
+    tried: "take as CA",
+    on: quoted(name),
+    why,
+    todo: "give a PEM file with a CA certificate",
+  });
 }

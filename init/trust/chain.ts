@@ -1,12 +1,21 @@
 /**
- * X.509 chains (RFC 5280, section 6, the parts named here): leaf first, each signed by the next, the last one signed by an anchor or
- * an anchor itself. Checked: signatures, names, validity, CA flag, path length, the role on the leaf.
- * Left out, and refused where critical is OpenSSL's matter: name constraints, policies, revocation lists.
+ * X.509 chains (RFC 5280, section 6; the parts named here): leaf first, each signed by the next, one of them signed by an anchor
+ * or an anchor itself. Checked: DER as sent, signatures and their algorithms, names, validity, CA flag, key usages, path length,
+ * the role on the leaf and on CAs that limit theirs, unknown critical extensions.
+ * Left out: revocation lists, policies; a CA with name constraints is refused. What stands behind the anchored certificate must be
+ * in order as well, but decides nothing, so that a cross-signed CA may be sent along.
  */
-import { X509Certificate } from "node:crypto";
+import type { X509Certificate } from "node:crypto";
 import type { Anchor } from "./anchors.ts";
-import { constraintsOf, isWholeCertificate } from "./der.ts";
-import { type Role, roles } from "./roles.ts";
+import {
+  type Certificate,
+  commonName,
+  digitalSignature,
+  keyCertSign,
+  oids,
+  parseCertificate,
+} from "./certificate.ts";
+import { type Role, roleNames, roles } from "./roles.ts";
 
 export type ChainRefusal =
   | "malformed"
@@ -15,95 +24,159 @@ export type ChainRefusal =
   | "not-yet-valid"
   | "not-a-ca"
   | "path-too-long"
-  | "role-missing";
+  | "role-missing"
+  | "weak";
 
 export type VerifiedChain =
   | { readonly is: "verified"; readonly leaf: X509Certificate; readonly anchor: Anchor }
   | { readonly is: "refused"; readonly reason: ChainRefusal; readonly why: string };
+type Refused = Extract<VerifiedChain, { is: "refused" }>;
 
 const maxCertificates = 6;
 
-/** Never throws. `at` is the time to judge validity by. */
+/** ecdsa-with-SHA256, -384, -512; sha256, 384, 512WithRSAEncryption; Ed25519 (RFC 5758, 4055, 8410). */
+const signatureAlgorithms = new Set([
+  "1.2.840.10045.4.3.2",
+  "1.2.840.10045.4.3.3",
+  "1.2.840.10045.4.3.4",
+  "1.2.840.113549.1.1.11",
+  "1.2.840.113549.1.1.12",
+  "1.2.840.113549.1.1.13",
+  "1.3.101.112",
+]);
+const curves = new Set(["prime256v1", "secp384r1", "secp521r1"]);
+const minRsaBits = 2048;
+/** Critical extensions that are looked at here, or bind nothing that is used here. */
+const understood = new Set<string>([
+  oids.basicConstraints,
+  oids.keyUsage,
+  oids.extendedKeyUsage,
+  oids.subjectAltName,
+]);
+
+type Purpose = {
+  readonly role: Role;
+  /** The time to judge validity by. */
+  readonly at: Date;
+};
+
+/** Never throws. */
 export function verifyChain(
   chain: readonly Uint8Array[],
   anchors: readonly Anchor[],
-  { role, at }: { readonly role: Role; readonly at: Date },
+  purpose: Purpose,
 ): VerifiedChain {
+  const parsed = parseChain(chain);
+  if ("is" in parsed) return parsed;
+  let first: Refused | undefined;
+  for (const [index, certificate] of parsed.entries()) {
+    const { fingerprint256 } = certificate.x509;
+    for (const anchor of anchors) {
+      const isItself = index > 0 && anchor.certificate.fingerprint256 === fingerprint256;
+      if (!isItself && !issued(anchor.certificate, certificate.x509)) continue;
+      const path = parsed.slice(0, isItself ? index : index + 1);
+      const verdict = checkPath(path, anchor, purpose);
+      if (verdict.is === "verified") return verdict;
+      first ??= verdict; // another anchor of the same name and key may be valid longer
+    }
+  }
+  return first ?? refuse("untrusted", `no trusted CA has signed ${parsed.at(-1)?.name ?? "it"}`);
+}
+
+/** Certificates that are well formed, each once, each signed by the next. */
+function parseChain(chain: readonly Uint8Array[]): readonly Certificate[] | Refused {
   if (chain.length === 0 || chain.length > maxCertificates)
     return refuse("malformed", `it has ${chain.length} certificates, 1 to ${maxCertificates} are taken`);
-  const certificates: X509Certificate[] = [];
-  for (const der of chain) {
-    const certificate = parseCertificate(der);
-    if (!certificate)
-      return refuse("malformed", `certificate ${certificates.length + 1} is no DER certificate`);
-    certificates.push(certificate);
+  const certificates: Certificate[] = [];
+  for (const [index, der] of chain.entries()) {
+    const parsed = parseCertificate(der);
+    if (parsed.is === "refused")
+      return refuse("malformed", `certificate ${index + 1} of ${chain.length} ${parsed.why}`);
+    certificates.push(parsed.certificate);
   }
-  const digests = new Set(certificates.map((certificate) => certificate.fingerprint256));
-  if (digests.size !== certificates.length) return refuse("malformed", "a certificate stands in it twice");
+  if (new Set(certificates.map(({ x509 }) => x509.fingerprint256)).size !== certificates.length)
+    return refuse("malformed", "a certificate stands in it twice");
+  for (const [index, { x509, name }] of certificates.entries()) {
+    const next = certificates[index + 1];
+    if (!next) break;
+    if (!next.isCa) return refuse("not-a-ca", `${next.name}, which stands above ${name}, is no CA`);
+    if (!issued(next.x509, x509))
+      return refuse("malformed", `${name} is not signed by the next certificate, ${next.name}`);
+  }
+  return certificates;
+}
 
-  const leaf = certificates[0] as X509Certificate;
-  // The chain ends at the first certificate that an anchor vouches for; what follows must be that anchor or nothing.
-  for (const [index, certificate] of certificates.entries()) {
-    if (index > 0) {
-      const bad = checkIssuer(certificate, index - 1);
-      if (bad) return bad;
-      const below = certificates[index - 1] as X509Certificate;
-      if (!issued(certificate, below))
-        return refuse("malformed", `certificate ${index} is not signed by the next one`);
-    }
-    const late = checkTime(certificate, at);
-    const isAnchor = anchors.find(
-      (anchor) => anchor.certificate.fingerprint256 === certificate.fingerprint256,
-    );
-    if (isAnchor && index > 0) return late ?? finish(leaf, isAnchor, role, certificates.length - index - 1);
-    if (late) return late;
-    const anchor = anchors.find((candidate) => issued(candidate.certificate, certificate));
-    if (!anchor) {
-      // A self-signed leaf is trusted only where that very one is registered, and a registered one is a CA.
-      continue;
-    }
-    const bad = checkIssuer(anchor.certificate, index) ?? checkTime(anchor.certificate, at);
+/** `path`: the leaf and the CAs that lead to `anchor`, which is not in it. */
+function checkPath(path: readonly Certificate[], anchor: Anchor, { role, at }: Purpose): VerifiedChain {
+  const [leaf] = path;
+  const top = parseCertificate(anchor.certificate.raw);
+  if (!leaf || top.is === "refused") return refuse("malformed", "the trusted CA cannot be read");
+  for (const [below, certificate] of [...path, top.certificate].entries()) {
+    const bad =
+      checkTime(certificate, at, certificate === top.certificate) ??
+      checkStrength(certificate) ??
+      checkExtensions(certificate) ??
+      (below === 0 ? checkLeaf(leaf, role) : checkCa(certificate, below - 1, role));
     if (bad) return bad;
-    const rest = certificates.slice(index + 1);
-    const restIsAnchor = rest.length === 1 && rest[0]?.fingerprint256 === anchor.certificate.fingerprint256;
-    return finish(leaf, anchor, role, restIsAnchor ? 0 : rest.length);
   }
-  return refuse(
-    "untrusted",
-    `no trusted CA has signed ${JSON.stringify(nameOf(certificates.at(-1) ?? leaf))}`,
-  );
+  return { is: "verified", leaf: leaf.x509, anchor };
 }
 
-function finish(leaf: X509Certificate, anchor: Anchor, role: Role, leftOver: number): VerifiedChain {
-  if (leftOver > 0)
-    return refuse("malformed", `${leftOver} certificates stand behind the one that an anchor signed`);
-  if (leaf.ca) return refuse("role-missing", `the signer ${JSON.stringify(nameOf(leaf))} is a CA`);
-  // keyUsage of node:crypto is the list of extended key usages.
-  if (!(leaf.keyUsage ?? []).includes(roles[role]))
-    return refuse("role-missing", `the signer ${JSON.stringify(nameOf(leaf))} has no ${role} role`);
-  return { is: "verified", leaf, anchor };
-}
-
-/** `below`: how many certificates stand between this CA and the leaf. */
-function checkIssuer(ca: X509Certificate, below: number): VerifiedChain | undefined {
-  if (!ca.ca)
-    return refuse("not-a-ca", `${JSON.stringify(nameOf(ca))} has signed a certificate and is no CA`);
-  const constraints = constraintsOf(ca.raw);
-  if (!constraints)
-    return refuse("malformed", `the constraints of ${JSON.stringify(nameOf(ca))} cannot be read`);
-  const { pathLength } = constraints;
-  if (pathLength !== undefined && below > pathLength)
-    return refuse("path-too-long", `${JSON.stringify(nameOf(ca))} allows ${pathLength} CAs below it`);
+/** A trusted CA that was issued anew must not end what was installed before, so it has no first day. */
+function checkTime({ x509, name }: Certificate, at: Date, isAnchor: boolean): Refused | undefined {
+  const clock = `the clock says ${at.toISOString().slice(0, 16)}Z`;
+  // Written so that a date that is none is refused.
+  if (!isAnchor && !(at >= x509.validFromDate))
+    return refuse("not-yet-valid", `${name} is valid from ${x509.validFrom} on, and ${clock}`);
+  if (!(at <= x509.validToDate))
+    return refuse("expired", `${name} was valid until ${x509.validTo}, and ${clock}`);
   return undefined;
 }
 
-function checkTime(certificate: X509Certificate, at: Date): VerifiedChain | undefined {
-  const name = JSON.stringify(nameOf(certificate));
-  const clock = `the clock says ${at.toISOString().slice(0, 16)}Z`;
-  if (at < certificate.validFromDate)
-    return refuse("not-yet-valid", `${name} is valid from ${certificate.validFrom} on, and ${clock}`);
-  if (at > certificate.validToDate)
-    return refuse("expired", `${name} was valid until ${certificate.validTo}, and ${clock}`);
+function checkStrength({ x509, name, signatureAlgorithm }: Certificate): Refused | undefined {
+  if (!signatureAlgorithms.has(signatureAlgorithm))
+    return refuse("weak", `${name} is signed with an algorithm that is not taken (${signatureAlgorithm})`);
+  try {
+    const { asymmetricKeyType: type, asymmetricKeyDetails: details } = x509.publicKey;
+    const isStrong =
+      type === "ed25519" ||
+      (type === "ec" && curves.has(details?.namedCurve ?? "")) ||
+      (type === "rsa" && (details?.modulusLength ?? 0) >= minRsaBits);
+    return isStrong ? undefined : refuse("weak", `${name} has a key of a kind or size that is not taken`);
+  } catch {
+    return refuse("weak", `${name} has a key that cannot be used`);
+  }
+}
+
+function checkExtensions({ name, extensions }: Certificate): Refused | undefined {
+  if (extensions.has(oids.nameConstraints))
+    return refuse("malformed", `${name} has name constraints, which are not understood here`);
+  for (const [oid, { critical }] of extensions) {
+    if (critical && !understood.has(oid))
+      return refuse("malformed", `${name} has a critical extension that is not understood here (${oid})`);
+  }
+  return undefined;
+}
+
+function checkLeaf({ name, isCa, keyUsage, roles: own }: Certificate, role: Role): Refused | undefined {
+  if (isCa) return refuse("role-missing", `the signer ${name} is a CA`);
+  if (keyUsage !== undefined && (keyUsage & digitalSignature) === 0)
+    return refuse("role-missing", `the key usage of the signer ${name} has no digitalSignature`);
+  if (!own?.includes(roles[role]))
+    return refuse("role-missing", `the signer ${name} has no ${roleNames[role]} role`);
+  return undefined;
+}
+
+/** `below`: how many CAs stand between this one and the leaf. */
+function checkCa(certificate: Certificate, below: number, role: Role): Refused | undefined {
+  const { name, isCa, pathLength, keyUsage, roles: own } = certificate;
+  if (!isCa) return refuse("not-a-ca", `${name} has signed a certificate and is no CA`);
+  if (keyUsage !== undefined && (keyUsage & keyCertSign) === 0)
+    return refuse("not-a-ca", `the key usage of ${name} has no keyCertSign`);
+  if (pathLength !== undefined && below > pathLength)
+    return refuse("path-too-long", `${name} allows ${pathLength} CAs below it, and there are ${below}`);
+  if (own && !own.includes(roles[role]))
+    return refuse("role-missing", `the CA ${name} is not for the ${roleNames[role]} role`);
   return undefined;
 }
 
@@ -115,20 +188,7 @@ function issued(ca: X509Certificate, certificate: X509Certificate): boolean {
   }
 }
 
-function parseCertificate(der: Uint8Array): X509Certificate | undefined {
-  if (der.length > 16 * 1024 || !isWholeCertificate(der)) return undefined;
-  try {
-    return new X509Certificate(der);
-  } catch {
-    return undefined; // OpenSSL's words for it are no help to anybody
-  }
-}
+/** The common name, or the whole subject on one line, as it stands there. */
+export const nameOf = (certificate: X509Certificate): string => commonName(certificate);
 
-/** The common name, or the whole subject on one line. */
-export function nameOf(certificate: X509Certificate): string {
-  const name =
-    /^CN=(.*)$/m.exec(certificate.subject ?? "")?.[1] ?? certificate.subject?.replaceAll("\n", ", ") ?? "";
-  return name.slice(0, 64);
-}
-
-const refuse = (reason: ChainRefusal, why: string): VerifiedChain => ({ is: "refused", reason, why });
+const refuse = (reason: ChainRefusal, why: string): Refused => ({ is: "refused", reason, why });

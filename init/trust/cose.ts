@@ -30,6 +30,8 @@ export type ParsedEnvelope =
   | { readonly is: "refused"; readonly why: string };
 
 const maxEnvelopeBytes = 256 * 1024;
+/** What is read; how many may lead to an anchor is chain.ts's matter. */
+const maxChain = 32;
 
 /** Parses the four parts of an envelope. Never throws. */
 export function parseEnvelope(bytes: Uint8Array): ParsedEnvelope {
@@ -52,8 +54,12 @@ export function parseEnvelope(bytes: Uint8Array): ParsedEnvelope {
   const algorithm = fields.get(headerAlgorithm);
   const contentType = fields.get(headerContentType);
   const chain = chainOf(fields.get(headerX5chain));
-  if (fields.size !== 3 || typeof contentType !== "string" || !chain)
-    return refuse("its protected header must hold algorithm, content type and certificate chain");
+  if (fields.size !== 3 || typeof contentType !== "string" || !fields.has(headerX5chain))
+    return refuse(
+      "its protected header must hold algorithm, content type and certificate chain, and no more",
+    );
+  if (!chain)
+    return refuse(`its certificate chain is no list of 2 to ${maxChain} octet strings, nor a single one`);
   if (algorithm !== -7 && algorithm !== -35) return refuse("its algorithm is neither ES256 nor ES384");
   return { is: "envelope", envelope: { chain, contentType, payload, algorithm, protectedHeader, signature } };
 }
@@ -61,21 +67,21 @@ export function parseEnvelope(bytes: Uint8Array): ParsedEnvelope {
 /** RFC 9360: one certificate is an octet string, more are a list. */
 function chainOf(value: CborValue | undefined): readonly Uint8Array[] | undefined {
   if (value instanceof Uint8Array) return [value];
-  if (!Array.isArray(value) || value.length < 2 || value.length > 16) return undefined;
+  if (!Array.isArray(value) || value.length < 2 || value.length > maxChain) return undefined;
   return value.every((entry) => entry instanceof Uint8Array) ? (value as readonly Uint8Array[]) : undefined;
 }
 
-/** True where the leaf's key signed this envelope. The chain is somebody else's matter (chain.ts). */
+/** True where the leaf's key signed this envelope. The chain is somebody else's matter (chain.ts). Never throws. */
 export function verifyEnvelope(envelope: ClaimedEnvelope, leaf: X509Certificate): boolean {
   const { curve, hash } = algorithms[envelope.algorithm];
-  const key = leaf.publicKey;
-  if (key.asymmetricKeyType !== "ec" || key.asymmetricKeyDetails?.namedCurve !== curve) return false;
-  return verify(
-    hash,
-    toBeSigned(envelope.protectedHeader, envelope.payload),
-    { key, dsaEncoding: "ieee-p1363" },
-    envelope.signature,
-  );
+  const { protectedHeader, payload, signature } = envelope;
+  try {
+    const key = leaf.publicKey;
+    if (key.asymmetricKeyType !== "ec" || key.asymmetricKeyDetails?.namedCurve !== curve) return false;
+    return verify(hash, toBeSigned(protectedHeader, payload), { key, dsaEncoding: "ieee-p1363" }, signature);
+  } catch {
+    return false; // a key that OpenSSL cannot use: it has signed nothing
+  }
 }
 
 /** Signs; the algorithm follows from the key's curve. Throws TypeError on another key. */
