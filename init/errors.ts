@@ -5,6 +5,7 @@
 
 /** Stable codes: tests, clients and scripts read these, never the sentence. One per line, sorted. */
 export const errorCodes = [
+  "answer-too-large",
   "audit-failed",
   "bad-argument",
   "build-failed",
@@ -31,6 +32,7 @@ export const errorCodes = [
   "guestos-expired",
   "guestos-hardware",
   "guestos-in-use",
+  "guestos-incomplete",
   "guestos-role",
   "guestos-signature",
   "guestos-unknown",
@@ -39,6 +41,7 @@ export const errorCodes = [
   "image-incomplete",
   "image-malformed",
   "image-truncated",
+  "internal",
   "kernel-refused",
   "limit-unavailable",
   "log-damaged",

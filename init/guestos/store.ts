@@ -1,15 +1,17 @@
 /**
  * The GuestOSes of this device, /data/guestos/<name>-<version>/: manifest.cose, the images, installed.json (when). A GuestOS appears
- * by rename, whole or not at all; a version never goes down.
+ * by rename, whole or not at all; a version never goes down. Names with a dot in front are on their way in or out.
  */
-import { createHash } from "node:crypto";
-import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { mkdir, open, readdir, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { type ErrorCode, GimbalError, quoted } from "../errors.ts";
-import { writeFileAtomic } from "../state/file.ts";
+import { GimbalError, quoted } from "../errors.ts";
+import { readStateFile, writeFileAtomic } from "../state/file.ts";
 import type { Anchor } from "../trust/anchors.ts";
+import { type Floors, raiseFloor, readFloors } from "./floors.ts";
+import { altered, checkSize, checkSpace, copyImage, proveImage, withDiskFull } from "./images.ts";
 import { type Manifest, parseManifest, verifyManifest } from "./manifest.ts";
-import { manifestMaxBytes, type StoredMount, storedImages } from "./manifest-format.ts";
+import { manifestMaxBytes, storedImages, unsupportedMount } from "./manifest-format.ts";
+import { folderSource, manifestFile, readWhole, type Source } from "./source.ts";
 
 export type StorePorts = {
   readonly folder: string;
@@ -18,19 +20,29 @@ export type StorePorts = {
   readonly hardware: string;
   /** Not before the build date of the image. */
   readonly now: () => Date;
+  /** Hears of a state file that was set aside. */
+  readonly warn?: (sentence: string) => void;
 };
 
 /** A GuestOS on this device, or why it is not used. */
 export type StoredGuestOs =
   | { readonly is: "verified"; readonly folder: string; readonly manifest: Manifest }
   | { readonly is: "refused"; readonly folder: string; readonly error: GimbalError };
+type Verified = Extract<StoredGuestOs, { is: "verified" }>;
 
 export type Installed = { readonly manifest: Manifest; readonly wasThere: boolean };
 
+export type InstallOptions = {
+  /** Reads the images of the same GuestOS that is there already as a whole, and replaces it where one is damaged. */
+  readonly repair?: boolean;
+};
+
 /** GuestOSes in a store may be as many as fit; a listing stops here. */
 const maxGuestOses = 1024;
+const installedFile = "installed.json";
 const incoming = ".incoming-";
-const chunkBytes = 1 << 20;
+const outgoing = ".gone-";
+const folderName = /^([a-z0-9-]{1,32})-(\d{1,16})$/;
 
 export class GuestOsStore {
   readonly #ports: StorePorts;
@@ -49,83 +61,127 @@ export class GuestOsStore {
 
   /** Every GuestOS, its manifest verified anew, by name and version. */
   async list(): Promise<readonly StoredGuestOs[]> {
-    const names = (await readdir(this.#ports.folder)).filter((name) => !name.startsWith(".")).sort();
     const found: StoredGuestOs[] = [];
-    for (const name of names.slice(0, maxGuestOses))
-      found.push(await this.#load(join(this.#ports.folder, name)));
-    return found.sort(byNameAndVersion);
+    for (const folder of await this.#folders()) found.push(await this.#load(folder));
+    return found;
   }
 
   /**
-   * The newest version of `name` that is at least `minimumVersion`, verified now.
-   * @throws {GimbalError} "guestos-unknown", or why the only candidate is not trusted
+   * The newest version of `name` that is verified now, at least `minimumVersion`.
+   * @throws {GimbalError} "guestos-unknown", or why the newest one is not trusted where no other is
    */
   async newest(name: string, minimumVersion: number): Promise<{ manifest: Manifest; folder: string }> {
-    const all = await this.list();
-    const candidates = all.filter((entry) => basename(entry.folder).replace(/-\d+$/, "") === name);
-    const best = candidates.findLast((entry) => entry.is === "verified");
-    if (best?.is === "verified" && best.manifest.version >= minimumVersion) return best;
-    const refused = candidates.findLast((entry) => entry.is === "refused");
-    if (!best && refused?.is === "refused") throw refused.error;
-    throw new GimbalError("guestos-unknown", {
-      tried: "find",
-      on: `a GuestOS named ${quoted(name)}`,
-      why: best ? `the newest version here is below ${minimumVersion}` : "there is none on this device",
-      todo: "see `control list_guestos`",
-    });
+    const found = (await this.#named(name)).reverse();
+    const best = found.find((entry) => entry.is === "verified");
+    if (best && best.manifest.version >= minimumVersion) return best;
+    const refused = found.find((entry) => entry.is === "refused");
+    if (!best && refused) throw refused.error;
+    const why = best
+      ? `the newest version here is ${best.manifest.version}, and ${minimumVersion} is wanted`
+      : "there is none on this device";
+    throw unknown("find", name, why);
   }
 
   /**
-   * Installs from a folder with manifest.cose and its images: verified before the copy, the images while they are copied.
-   * The same GuestOS again changes nothing.
-   * @throws {GimbalError} what verifyManifest says; "guestos-version", "image-truncated", "guestos-altered", "disk-full"
+   * Installs from manifest.cose and its images, in a folder or another source: verified before the copy, the images while they are
+   * copied. The same GuestOS again changes nothing.
+   * @throws {GimbalError} what verifyManifest says; "guestos-version", "guestos-incomplete", "guestos-altered", "image-truncated",
+   * "disk-full", "unsupported"
    */
-  async install(source: string): Promise<Installed> {
-    const bytes = await readBounded(join(source, "manifest.cose"));
-    const claimed = parseManifest(bytes);
+  async install(from: string | Source, { repair = false }: InstallOptions = {}): Promise<Installed> {
+    const source = typeof from === "string" ? folderSource(from) : from;
+    const bytes = await readWhole(source, manifestFile, manifestMaxBytes);
     const at = this.#ports.now();
-    const manifest = verifyManifest(claimed, this.#ports.anchors(), { at, hardware: this.#ports.hardware });
-    if (await this.#isThere(manifest)) return { manifest, wasThere: true };
+    const manifest = verifyManifest(parseManifest(bytes), this.#ports.anchors(), this.#judge(at));
+    const missing = unsupportedMount(manifest);
+    if (missing) throw unsupported(manifest, missing);
+    const there = (await this.#named(manifest.name)).filter((entry) => entry.is === "verified");
+    const floors = await this.#floors();
+    const same = checkUpdate(manifest, there, floors);
+    if (same && !(repair && (await isDamaged(same)))) return { manifest, wasThere: true };
+    await this.#bringIn(source, bytes, manifest, at, floors);
+    return { manifest, wasThere: false };
+  }
+
+  /**
+   * Removes all versions of a GuestOS; how many there were. The caller has seen to it that nothing uses it. Needs no free space.
+   */
+  async remove(name: string): Promise<number> {
+    const mine = (await this.#folders()).filter((folder) => nameOf(folder) === name);
+    for (const folder of mine) await this.#moveOut(folder);
+    return mine.length;
+  }
+
+  async #bringIn(
+    source: Source,
+    bytes: Uint8Array,
+    manifest: Manifest,
+    at: Date,
+    floors: Floors,
+  ): Promise<void> {
+    const { folder } = this.#ports;
     const id = `${manifest.name}-${manifest.version}`;
-    const temporary = join(this.#ports.folder, `${incoming}${id}`);
+    const images = storedImages(manifest);
+    const temporary = join(folder, `${incoming}${id}`);
     await rm(temporary, { recursive: true, force: true });
+    await checkSpace(folder, images, id);
     await mkdir(temporary, { mode: 0o700 });
     try {
-      for (const mount of storedImages(manifest)) await copyImage(source, temporary, mount, id);
-      await writeFileAtomic(join(temporary, "manifest.cose"), bytes);
-      await writeFileAtomic(join(temporary, "installed.json"), encode(at));
-      await rename(temporary, join(this.#ports.folder, id));
-      await syncFolder(this.#ports.folder);
+      for (const mount of images) await copyImage(source, temporary, mount, id);
+      await writeFileAtomic(join(temporary, manifestFile), bytes);
+      await writeFileAtomic(join(temporary, installedFile), encode(at));
+      // Before the rename: a version that was here is never followed by a lower one, whenever the power goes.
+      await raiseFloor(this.#floorsPath, floors, manifest.name, manifest.version);
+      await this.#moveOut(join(folder, id)); // only a damaged one can be in the way
+      await rename(temporary, join(folder, id));
+      await syncFolder(folder);
     } catch (error) {
       await rm(temporary, { recursive: true, force: true });
       throw withDiskFull(error, id);
     }
-    return { manifest, wasThere: false };
   }
 
-  /** Removes all versions of a GuestOS. The caller has seen to it that nothing uses it. Works with a full disk. */
-  async remove(name: string): Promise<number> {
-    const folders = (await this.list()).map((entry) => entry.folder);
-    const mine = folders.filter((folder) => basename(folder).replace(/-\d+$/, "") === name);
-    for (const folder of mine) {
-      const gone = join(this.#ports.folder, `.gone-${basename(folder)}`);
+  /** Out of sight first, then away: a cut leaves it whole or gone. An absent one is fine. */
+  async #moveOut(folder: string): Promise<void> {
+    const gone = join(this.#ports.folder, `${outgoing}${basename(folder)}`);
+    await rm(gone, { recursive: true, force: true });
+    try {
       await rename(folder, gone);
-      await rm(gone, { recursive: true, force: true });
+    } catch (error) {
+      if (error instanceof Error && "code" in error && error.code === "ENOENT") return;
+      throw error;
     }
-    return mine.length;
+    await syncFolder(this.#ports.folder);
+    await rm(gone, { recursive: true, force: true });
+  }
+
+  /** Folders with a GuestOS's name, by name and version. */
+  async #folders(): Promise<readonly string[]> {
+    const entries = await readdir(this.#ports.folder, { withFileTypes: true });
+    return entries
+      .filter((entry) => entry.isDirectory() && folderName.test(entry.name))
+      .map((entry) => join(this.#ports.folder, entry.name))
+      .sort(byNameAndVersion)
+      .slice(0, maxGuestOses);
+  }
+
+  async #named(name: string): Promise<StoredGuestOs[]> {
+    const found: StoredGuestOs[] = [];
+    for (const folder of await this.#folders()) {
+      if (nameOf(folder) === name) found.push(await this.#load(folder));
+    }
+    return found;
   }
 
   async #load(folder: string): Promise<StoredGuestOs> {
+    const id = basename(folder);
     try {
-      const claimed = parseManifest(await readBounded(join(folder, "manifest.cose")));
-      const manifest = verifyManifest(claimed, this.#ports.anchors(), {
-        at: await this.#installedAt(folder),
-        hardware: this.#ports.hardware,
-      });
-      if (basename(folder) !== `${manifest.name}-${manifest.version}`) {
-        throw altered(basename(folder), `its manifest is that of ${manifest.name}-${manifest.version}`);
-      }
-      for (const mount of storedImages(manifest)) await checkSize(folder, mount, basename(folder));
+      const bytes = await readWhole(folderSource(folder), manifestFile, manifestMaxBytes);
+      const judge = this.#judge(await this.#installedAt(folder));
+      const manifest = verifyManifest(parseManifest(bytes), this.#ports.anchors(), judge);
+      if (id !== `${manifest.name}-${manifest.version}`)
+        throw altered(id, `its manifest is that of ${manifest.name}-${manifest.version}`);
+      for (const mount of storedImages(manifest)) await checkSize(folder, mount, id);
       return { is: "verified", folder, manifest };
     } catch (error) {
       if (error instanceof GimbalError) return { is: "refused", folder, error };
@@ -133,83 +189,85 @@ export class GuestOsStore {
     }
   }
 
-  /** When it was installed, if that can be: a certificate's last day must not end a device that runs. */
+  /**
+   * When it was installed: a certificate's last day must not end a device that runs, nor a clock that starts in the past. Where that
+   * is not known, the present judges.
+   */
   async #installedAt(folder: string): Promise<Date> {
-    const now = this.#ports.now();
     try {
-      const value: unknown = JSON.parse(await readFile(join(folder, "installed.json"), "utf8"));
+      const file = await readStateFile(join(folder, installedFile), 1024);
+      const value: unknown = file.is === "bytes" ? JSON.parse(Buffer.from(file.bytes).toString()) : null;
       const at = new Date(Number((value as { at?: unknown } | null)?.at));
-      return at <= now ? at : now;
+      return Number.isNaN(at.getTime()) ? this.#ports.now() : at;
     } catch {
-      return now; // absent or damaged: judged by the present, which is the stricter
+      return this.#ports.now();
     }
   }
 
-  /** True where this very GuestOS is installed. Throws where another of the same or a higher version is. */
-  async #isThere(manifest: Manifest): Promise<boolean> {
-    for (const entry of await this.list()) {
-      if (entry.is !== "verified" || entry.manifest.name !== manifest.name) continue;
-      if (entry.manifest.version < manifest.version) continue;
-      const same = Buffer.compare(entry.manifest.digest, manifest.digest) === 0;
-      if (same) return true;
-      throw new GimbalError("guestos-version", {
-        tried: "install",
-        on: `the GuestOS ${manifest.name}-${manifest.version}`,
-        why: `version ${entry.manifest.version} is installed, and a version never goes down or changes`,
-        todo: "give the new build a higher version",
-      });
-    }
+  async #floors(): Promise<Floors> {
+    const { floors, setAside } = await readFloors(this.#floorsPath);
+    if (setAside) this.#ports.warn?.(setAside.sentence);
+    return floors;
+  }
+
+  get #floorsPath(): string {
+    return join(this.#ports.folder, "versions.cbor");
+  }
+
+  #judge(at: Date): { at: Date; hardware: string } {
+    return { at, hardware: this.#ports.hardware };
+  }
+}
+
+/**
+ * The same GuestOS where it is there already.
+ * @throws {GimbalError} "guestos-version" where it would go down or change, "guestos-untrusted" where a registered CA's would replace the
+ * platform's
+ */
+function checkUpdate(manifest: Manifest, there: readonly Verified[], floors: Floors): Verified | undefined {
+  const { name, version, digest, trustLevel } = manifest;
+  const same = there.find((entry) => Buffer.compare(entry.manifest.digest, digest) === 0);
+  if (same) return same;
+  const highest = Math.max(floors.get(name) ?? 0, ...there.map((entry) => entry.manifest.version));
+  const refuse = (code: "guestos-version" | "guestos-untrusted", why: string, todo: string) =>
+    new GimbalError(code, { tried: "install", on: `the GuestOS ${name}-${version}`, why, todo });
+  if (trustLevel !== "SIGNED" && there.some((entry) => entry.manifest.trustLevel === "SIGNED"))
+    throw refuse(
+      "guestos-untrusted",
+      "one of this name is signed under the platform's CA, and this one is not",
+      "give it another name",
+    );
+  if (version < highest)
+    throw refuse(
+      "guestos-version",
+      `this device has had version ${highest}`,
+      "give the new build a higher version",
+    );
+  if (there.some((entry) => entry.manifest.version === version))
+    throw refuse(
+      "guestos-version",
+      "another GuestOS of this version is installed, and a version never changes",
+      "give the new build a higher version",
+    );
+  return undefined;
+}
+
+async function isDamaged({ folder, manifest }: Verified): Promise<boolean> {
+  try {
+    for (const mount of storedImages(manifest)) await proveImage(folder, mount, basename(folder));
     return false;
+  } catch (error) {
+    if (error instanceof GimbalError) return true;
+    throw error;
   }
 }
 
-function byNameAndVersion(a: StoredGuestOs, b: StoredGuestOs): number {
-  const version = (entry: StoredGuestOs) => Number(/-(\d+)$/.exec(entry.folder)?.[1] ?? 0);
-  const name = (entry: StoredGuestOs) => entry.folder.replace(/-\d+$/, "");
-  return name(a) < name(b) ? -1 : name(a) > name(b) ? 1 : version(a) - version(b);
-}
+const nameOf = (folder: string): string => folderName.exec(basename(folder))?.[1] ?? "";
+const versionOf = (folder: string): number => Number(folderName.exec(basename(folder))?.[2] ?? 0);
 
-async function readBounded(path: string): Promise<Uint8Array> {
-  const name = quoted(basename(path));
-  const refuse = (why: string, cause?: unknown) =>
-    new GimbalError("manifest-malformed", { tried: "read", on: name, why }, cause);
-  const bytes = await readFile(path).catch((cause: unknown) => {
-    throw refuse(cause instanceof Error ? cause.message : "it cannot be read", cause);
-  });
-  if (bytes.length > manifestMaxBytes) throw refuse(`it has more than ${manifestMaxBytes} octets`);
-  return bytes;
-}
-
-async function checkSize(folder: string, mount: StoredMount, id: string): Promise<void> {
-  const found = await stat(join(folder, mount.imageFile)).catch(() => undefined);
-  if (!found?.isFile()) throw altered(id, `its image ${mount.imageFile} is missing`);
-  if (found.size !== mount.imageSize) throw truncated(id, mount, found.size);
-}
-
-/** Copies one image and proves on the way that it is the one that the manifest means. */
-async function copyImage(source: string, target: string, mount: StoredMount, id: string): Promise<void> {
-  await using from = await open(join(source, mount.imageFile), "r").catch((cause: unknown) => {
-    throw altered(id, `its image ${mount.imageFile} cannot be read`, cause);
-  });
-  const { size } = await from.stat();
-  if (size !== mount.imageSize) throw truncated(id, mount, size);
-  await using to = await open(join(target, mount.imageFile), "wx", 0o600);
-  const hash = createHash("sha256");
-  const buffer = new Uint8Array(chunkBytes);
-  for (let copied = 0; copied < size; ) {
-    const { bytesRead } = await from.read(buffer, 0, chunkBytes, copied);
-    if (bytesRead === 0) throw truncated(id, mount, copied);
-    const chunk = buffer.subarray(0, bytesRead);
-    hash.update(chunk);
-    for (let written = 0; written < bytesRead; ) {
-      written += (await to.write(chunk, written, bytesRead - written, copied + written)).bytesWritten;
-    }
-    copied += bytesRead;
-  }
-  if (!hash.digest().equals(mount.imageSha256)) {
-    throw altered(id, `the digest of its image ${mount.imageFile} is not the one in the manifest`);
-  }
-  await to.sync();
+function byNameAndVersion(a: string, b: string): number {
+  const [left, right] = [nameOf(a), nameOf(b)];
+  return left < right ? -1 : left > right ? 1 : versionOf(a) - versionOf(b);
 }
 
 async function syncFolder(folder: string): Promise<void> {
@@ -219,36 +277,17 @@ async function syncFolder(folder: string): Promise<void> {
 
 const encode = (at: Date): Uint8Array => new TextEncoder().encode(JSON.stringify({ at: at.getTime() }));
 
-function truncated(id: string, mount: StoredMount, size: number): GimbalError {
-  return refuse(
-    "image-truncated",
-    id,
-    `its image ${mount.imageFile} has ${size} octets, not ${mount.imageSize}`,
-  );
+function unknown(tried: string, name: string, why: string): GimbalError {
+  const todo = "see `control list_guestos`";
+  return new GimbalError("guestos-unknown", { tried, on: `a GuestOS named ${quoted(name)}`, why, todo });
 }
 
-function altered(id: string, why: string, cause?: unknown): GimbalError {
-  return refuse("guestos-altered", id, why, cause);
-}
-
-function refuse(code: ErrorCode, id: string, why: string, cause?: unknown): GimbalError {
-  return new GimbalError(
-    code,
-    { tried: "use", on: `the GuestOS ${quoted(id)}`, why, todo: "install it again" },
-    cause,
-  );
-}
-
-function withDiskFull(error: unknown, id: string): unknown {
-  if (!(error instanceof Error && "code" in error && error.code === "ENOSPC")) return error;
-  return new GimbalError(
-    "disk-full",
-    {
-      tried: "install",
-      on: `the GuestOS ${id}`,
-      why: "there is no room left on the disk",
-      todo: "remove a container or a GuestOS",
-    },
-    error,
-  );
+function unsupported({ name, version, requires }: Manifest, why: string): GimbalError {
+  const todo = requires === undefined ? undefined : `it requires gimbal ${requires}`;
+  return new GimbalError("unsupported", {
+    tried: "install",
+    on: `the GuestOS ${name}-${version}`,
+    why,
+    ...(todo === undefined ? {} : { todo }),
+  });
 }
