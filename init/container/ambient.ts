@@ -18,6 +18,7 @@
 import { readFileSync } from "node:fs";
 import type { Kernel } from "../kernel.ts";
 import { RLIM_INFINITY } from "../linux.ts";
+import { hasErrno } from "./fd-stream.ts";
 import type { PlanOp } from "./plan.ts";
 
 type ResourceLimit = {
@@ -51,23 +52,43 @@ export const resourceLimits: readonly ResourceLimit[] = [
   { resource: 15, name: "Max realtime timeout", soft: none, hard: none },
 ];
 
+/** The table, where this process's own hard limits allow it: only the first user namespace's root goes above them. */
 export function resourceLimitOps(): PlanOp[] {
-  return resourceLimits.map(({ resource, soft, hard }) => ({ op: "rlimit", resource, soft, hard }));
+  const own = ownLimits();
+  const least = (a: bigint, b: bigint | undefined) => (b === undefined || a < b ? a : b);
+  return resourceLimits.map(({ resource, name, soft, hard }) => {
+    const ceiling = own.get(name)?.hard;
+    return { op: "rlimit", resource, soft: least(soft, ceiling), hard: least(hard, ceiling) };
+  });
 }
 
 /**
- * A hard limit can only be raised with CAP_SYS_RESOURCE in the first user namespace, which a guest's root lacks:
- * this process's own ones are raised to the table once, so that the shim only has to lower them.
+ * Raises this process's own hard limits to the table, once: the shim then only has to lower them. PID 1 may; a hosted
+ * daemon without CAP_SYS_RESOURCE may not, and its guests get what it has itself.
  */
 export function raiseOwnLimits(kernel: Kernel): void {
-  const lines = readFileSync("/proc/self/limits", "utf8").split("\n");
-  const parse = (text: string | undefined) => (text === "unlimited" ? none : BigInt(text ?? 0));
+  const own = ownLimits();
   for (const { resource, name, hard } of resourceLimits) {
-    const line = lines.find((candidate) => candidate.startsWith(name));
-    const [softNow, hardNow] = line?.slice(26).trim().split(/\s+/) ?? [];
-    if (hardNow === undefined || parse(hardNow) >= hard) continue;
-    kernel.setResourceLimit(0, resource, parse(softNow), hard);
+    const now = own.get(name);
+    if (now === undefined || now.hard >= hard) continue;
+    try {
+      kernel.setResourceLimit(0, resource, now.soft, hard);
+    } catch (error) {
+      if (!hasErrno(error, "EPERM")) throw error;
+    }
   }
+}
+
+function ownLimits(): ReadonlyMap<string, { readonly soft: bigint; readonly hard: bigint }> {
+  const parse = (text: string) => (text === "unlimited" ? none : BigInt(text));
+  const lines = readFileSync("/proc/self/limits", "utf8").split("\n").slice(1);
+  return new Map(
+    lines.flatMap((line) => {
+      const [soft, hard] = line.slice(26).trim().split(/\s+/);
+      if (soft === undefined || hard === undefined) return [];
+      return [[line.slice(0, 26).trim(), { soft: parse(soft), hard: parse(hard) }] as const];
+    }),
+  );
 }
 
 export const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

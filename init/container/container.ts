@@ -1,5 +1,5 @@
 /** One container: its record, its console, its state and what moves it. The engine owns these. */
-import { GimbalError, quoted } from "../errors.ts";
+import { GimbalError, quoted, reasonOf } from "../errors.ts";
 import type { Kernel } from "../kernel.ts";
 import { Console } from "./console.ts";
 import { actsOn, exitReport, type Guest, SIGHALT, SIGTERM, signalGuest } from "./guest.ts";
@@ -21,8 +21,9 @@ export type ContainerPorts = {
 };
 
 const freezeMs = 5_000;
-/** After cgroup.kill everything is gone in milliseconds; this is for a machine under load. */
-const killMs = 10_000;
+/** An init that has just been started gets this long to say that it takes the stop signal. */
+const handlerMs = 1_000;
+const handlerPollMs = 50;
 /** A guest that reboots faster than this is given a rest, so that it does not eat the machine. */
 const shortLifeMs = 2_000;
 
@@ -69,7 +70,7 @@ export class Container {
       idBase: idBaseOf(slot),
       guestSays: this.#guestSays,
       lastExit: this.#lastExit,
-      missing: [],
+      missing: guest?.missing ?? [],
     };
   }
 
@@ -96,7 +97,7 @@ export class Container {
       });
       this.#begin(starting, guest);
     } catch (error) {
-      const sentence = abort.signal.aborted ? "it was stopped while it started" : sentenceOf(error);
+      const sentence = reasonOf(error);
       this.#lastExit = { why: "start-failed", status: 1, sentence, atMs: this.#ports.nowMs() };
       this.#change(
         move<Guest, typeof starting>(starting, { is: "STOPPED", lastExit: this.#lastExit }),
@@ -116,29 +117,33 @@ export class Container {
       await state.ended;
       return this.#exitOrThrow();
     }
+    if (state.is === "REBOOTING") return this.#stayDown(state);
     const guest = guestOf(state);
     const ended = this.#ended;
     if (!guest || !ended) throw this.#wrongState("stop");
     if (state.is === "FREEZING" || state.is === "FROZEN") await this.unfreeze();
     this.#shuttingDown(guest);
-    const signal = this.#stopSignal(guest);
+    const signal = await this.#stopSignal(guest, ended, Math.min(timeoutMs, handlerMs));
     // Nobody would hear it: waiting for the time limit would be in vain.
-    if (signal === undefined || !signalGuest(this.#ports.kernel, guest, signal)) return this.kill();
+    if (signal === undefined) {
+      this.#endedBy ??= "its init takes no signal to stop, so it was killed";
+      return this.kill();
+    }
+    signalGuest(this.#ports.kernel, guest, signal);
     if (await settles(ended, timeoutMs)) return ended;
-    this.#endedBy = `it did not end within ${timeoutMs / 1000} s of being asked, and was killed`;
+    this.#endedBy ??= `it did not end within ${timeoutMs / 1000} s of being asked, and was killed`;
     await guest.cgroup.kill();
     return ended;
   }
 
   async kill(): Promise<ExitReport> {
     const state = this.#state;
-    if (state.is === "STARTING") return this.stop(0);
+    if (state.is === "STARTING" || state.is === "REBOOTING") return this.stop(0);
     const guest = guestOf(state);
     const ended = this.#ended;
     if (!guest || !ended) throw this.#wrongState("kill");
     this.#endedBy ??= "it was killed";
     await guest.cgroup.kill();
-    await settles(ended, killMs);
     return ended;
   }
 
@@ -185,7 +190,7 @@ export class Container {
       }
     });
     this.#ended = this.#end(guest);
-    this.#ended.catch((error: unknown) => this.#ports.onReport("container-undo-failed", sentenceOf(error)));
+    this.#ended.catch((error: unknown) => this.#ports.onReport("container-undo-failed", reasonOf(error)));
   }
 
   /** From the exit of init to the last thing undone. */
@@ -195,13 +200,14 @@ export class Container {
     const report = exitReport(status, ownLimit, this.#endedBy, this.#ports.nowMs());
     this.#lastExit = report;
     if (ownLimit > 0) this.#ports.onOom(ownLimit);
+    const asked = this.#state.is === "SHUTTING_DOWN";
+    this.#shuttingDown(guest); // it is no longer there to run a command in
     try {
       await guest[Symbol.asyncDispose]();
     } catch (error) {
-      this.#change({ is: "ZOMBIE", why: sentenceOf(error) }, report);
+      this.#change({ is: "ZOMBIE", why: reasonOf(error) }, report);
       throw error;
     }
-    const asked = this.#state.is === "SHUTTING_DOWN";
     if (report.why !== "reboot" || asked) {
       this.#change({ is: "STOPPED", lastExit: report }, report);
       return report;
@@ -212,27 +218,41 @@ export class Container {
     return report;
   }
 
+  /** A stop between two lives: the pending start finds another state and does nothing. */
+  #stayDown(state: State<Guest> & { is: "REBOOTING" }): ExitReport {
+    this.#change(move<Guest, typeof state>(state, { is: "STOPPED", lastExit: state.lastExit }));
+    return state.lastExit;
+  }
+
   async #restart(): Promise<void> {
     if (this.#state.is !== "REBOOTING") return;
     try {
       await this.start();
     } catch (error) {
-      this.#ports.onReport("container-restart-failed", sentenceOf(error));
+      this.#ports.onReport("container-restart-failed", reasonOf(error));
     }
   }
 
   #shuttingDown(guest: Guest): void {
     const state = this.#state;
-    if (state.is === "BOOTING" || state.is === "RUNNING" || state.is === "SETUP") {
+    if (guestOf(state) === guest && state.is !== "SHUTTING_DOWN")
       this.#change({ is: "SHUTTING_DOWN", guest });
-    }
   }
 
-  /** systemd's container interface for an own init, SIGTERM for a service; undefined where init would not get it. */
-  #stopSignal(guest: Guest): number | undefined {
-    if (guest.settings.profile === "full-os" && (this.#takesHaltSignal || actsOn(guest.pid, SIGHALT)))
-      return SIGHALT;
-    return actsOn(guest.pid, SIGTERM) ? SIGTERM : undefined;
+  /**
+   * systemd's container interface for an own init, SIGTERM for a service, or what the manifest says; undefined where
+   * init does not take it within `waitMs`.
+   */
+  async #stopSignal(guest: Guest, ended: Promise<unknown>, waitMs: number): Promise<number | undefined> {
+    const { profile, stopSignal } = guest.settings;
+    const tried =
+      stopSignal !== undefined ? [stopSignal] : profile === "full-os" ? [SIGHALT, SIGTERM] : [SIGTERM];
+    for (let waited = 0; ; waited += handlerPollMs) {
+      if (this.#takesHaltSignal && tried.includes(SIGHALT)) return SIGHALT;
+      const heard = tried.find((signal) => actsOn(guest.pid, signal));
+      if (heard !== undefined || waited >= waitMs) return heard;
+      if (await settles(ended, handlerPollMs)) return undefined;
+    }
   }
 
   #change(to: State<Guest>, exit?: ExitReport): void {
@@ -267,8 +287,6 @@ function thawed(state: State<Guest> & { is: "FREEZING" | "FROZEN" }): After<Gues
   const is: Thawed = state.before;
   return { is, guest: state.guest };
 }
-
-const sentenceOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 /** True where `work` settles within the time. */
 async function settles(work: Promise<unknown>, timeoutMs: number): Promise<boolean> {

@@ -17,14 +17,14 @@ const everyAccess = 7;
 
 /** "c 10:200 rw", "b 8:* r", "c 136:*" (no letters: all). Numbers as the kernel has them: major 12 bits, minor 20. */
 export function parseDeviceRule(text: string): DeviceRule {
-  const match = /^([cb]) (\d{1,4}|\*):(\d{1,7}|\*)(?: (r?w?m?))?$/.exec(text);
+  const match = /^([cb]) (\d{1,4}|\*):(\d{1,7}|\*)(?: ([rwm]{1,3}))?$/.exec(text);
   const [, type, major, minor, letters] = match ?? [];
   const numberOf = (part: string | undefined, max: number) => {
     const value = part === "*" ? ("*" as const) : Number(part);
     return value === "*" || value <= max ? value : undefined;
   };
   const rule = { major: numberOf(major, 4095), minor: numberOf(minor, 1_048_575) };
-  if (!match || rule.major === undefined || rule.minor === undefined || letters === "") {
+  if (!match || rule.major === undefined || rule.minor === undefined) {
     throw new GimbalError("bad-argument", {
       tried: "read the device rule",
       on: quoted(text),

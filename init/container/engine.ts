@@ -7,7 +7,7 @@ import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { TypedEmitter } from "tiny-typed-emitter";
 import type { CborValue } from "../bytes/cbor.ts";
-import { GimbalError, quoted } from "../errors.ts";
+import { GimbalError, quoted, reasonOf } from "../errors.ts";
 import type { Kernel } from "../kernel.ts";
 import { raiseOwnLimits } from "./ambient.ts";
 import { type ContainerConfig, isUuid, parseConfig } from "./config.ts";
@@ -63,6 +63,9 @@ export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
   readonly #ports: EnginePorts;
   readonly #starter: Starter;
   readonly #containers = new Map<string, Container>();
+  /** Changes of the set of containers, one after the other: two creates must not take one name or id range. */
+  #changes: Promise<unknown> = Promise.resolve();
+  #closing = false;
 
   constructor(kernel: Kernel, ports: EnginePorts) {
     super();
@@ -75,13 +78,12 @@ export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
   async load(): Promise<readonly ContainerStatus[]> {
     const { state, data } = this.#ports.paths;
     await mkdir(data, { recursive: true, mode: 0o700 });
-    const { records, reports } = await readRecords(state);
+    const { records, reports, uuids } = await readRecords(state);
     for (const report of reports) this.emit("report", report);
     for (const record of records) this.#add(record);
     // Data without a record: of a create or a remove that was cut. A record that was set aside keeps its data.
-    const keeps = new Set([...this.#containers.keys(), ...reports.map((report) => report.uuid)]);
     for (const name of await readdir(data)) {
-      if (isUuid(name) && !keeps.has(name)) await deleteTree(join(data, name));
+      if (isUuid(name) && !uuids.has(name)) await this.#deleteData(name);
     }
     return this.list();
   }
@@ -102,16 +104,18 @@ export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
     return this.#find(ref).record.rawConfig;
   }
 
-  async create(rawConfig: CborValue): Promise<ContainerStatus> {
-    const config = parseConfig(rawConfig);
-    this.#checkNameIsFree(config.name);
-    const slots = [...this.#containers.values()].map((container) => container.record.slot);
-    return this.#keep({
-      uuid: this.#ports.randomUuid(),
-      slot: nextSlot(slots),
-      created: Math.floor(this.#ports.nowMs() / 1000),
-      rawConfig,
-      config,
+  create(rawConfig: CborValue): Promise<ContainerStatus> {
+    return this.#inTurn(() => {
+      const config = parseConfig(rawConfig);
+      this.#checkNameIsFree(config.name);
+      const slots = [...this.#containers.values()].map((container) => container.record.slot);
+      return this.#keep({
+        uuid: this.#ports.randomUuid(),
+        slot: nextSlot(slots),
+        created: Math.floor(this.#ports.nowMs() / 1000),
+        rawConfig,
+        config,
+      });
     });
   }
 
@@ -122,17 +126,23 @@ export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
     return this.#keep({ uuid: coreUuid, slot: coreSlot, created, rawConfig, config: parseConfig(rawConfig) });
   }
 
-  async updateConfig(ref: string, rawConfig: CborValue): Promise<ContainerStatus> {
-    const container = this.#find(ref);
-    const config = parseConfig(rawConfig);
-    if (config.name !== container.record.config.name) this.#checkNameIsFree(config.name);
-    const record = { ...container.record, rawConfig, config };
-    await writeRecord(this.#ports.paths.state, record);
-    container.record = record;
-    return container.status();
+  updateConfig(ref: string, rawConfig: CborValue): Promise<ContainerStatus> {
+    return this.#inTurn(async () => {
+      const container = this.#find(ref);
+      const config = parseConfig(rawConfig);
+      if (config.name !== container.record.config.name) this.#checkNameIsFree(config.name);
+      const record = { ...container.record, rawConfig, config };
+      await writeRecord(this.#ports.paths.state, record);
+      container.record = record;
+      return container.status();
+    });
   }
 
-  async remove(ref: string): Promise<void> {
+  remove(ref: string): Promise<void> {
+    return this.#inTurn(() => this.#remove(ref));
+  }
+
+  async #remove(ref: string): Promise<void> {
     const container = this.#find(ref);
     const { uuid, config } = container.record;
     if (uuid === coreUuid) {
@@ -142,15 +152,37 @@ export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
         why: "the device is managed from it",
       });
     }
-    if (container.state === "STARTING" || container.guest) await container.kill();
-    this.#containers.delete(uuid);
+    if (isLive(container)) await container.kill();
     await deleteRecord(this.#ports.paths.state, uuid);
-    await deleteTree(join(this.#ports.paths.data, uuid));
+    this.#containers.delete(uuid); // from here on it is a leftover, which the next boot would remove
+    await this.#deleteData(uuid);
     this.emit("removed", { uuid, name: config.name });
+  }
+
+  async #deleteData(uuid: string): Promise<void> {
+    try {
+      await deleteTree(join(this.#ports.paths.data, uuid));
+    } catch (error) {
+      const sentence = `the data of the removed container ${uuid} is still there: ${reasonOf(error)}`;
+      this.emit("report", { code: "leftover", uuid, sentence });
+    }
+  }
+
+  #inTurn<T>(change: () => Promise<T>): Promise<T> {
+    const result = this.#changes.then(change);
+    this.#changes = result.catch(() => {}); // its caller is told, the next one does not mind
+    return result;
   }
 
   async start(ref: string): Promise<ContainerStatus> {
     const container = this.#find(ref);
+    if (this.#closing) {
+      throw new GimbalError("container-state", {
+        tried: "start",
+        on: quoted(container.record.config.name),
+        why: "the device is going down",
+      });
+    }
     await container.start();
     return container.status();
   }
@@ -208,16 +240,23 @@ export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
   }
 
   async stopAll(): Promise<void> {
-    const running = [...this.#containers.values()].filter(isLive);
     const isCore = (container: Container) => container.record.uuid === coreUuid;
     const stop = async (container: Container) => {
-      if (isLive(container)) await container.stop(container.record.config.stopTimeoutMs);
+      try {
+        if (isLive(container)) await container.stop(container.record.config.stopTimeoutMs);
+      } catch (error) {
+        const { uuid } = container.record;
+        this.emit("report", { code: "container-stop-failed", uuid, sentence: reasonOf(error) });
+      }
     };
-    await Promise.all(running.filter((container) => !isCore(container)).map(stop));
-    await Promise.all(running.filter(isCore).map(stop));
+    const all = [...this.#containers.values()];
+    await Promise.all(all.filter((container) => !isCore(container)).map(stop));
+    await Promise.all(all.filter(isCore).map(stop));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#closing = true;
+    await this.#changes;
     await this.stopAll();
     this.#starter[Symbol.dispose]();
   }
@@ -268,5 +307,5 @@ export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
   }
 }
 
-const isLive = (container: Container): boolean =>
-  container.state === "STARTING" || container.guest !== undefined;
+const isLive = ({ state, guest }: Container): boolean =>
+  state === "STARTING" || state === "REBOOTING" || guest !== undefined;

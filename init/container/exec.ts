@@ -52,6 +52,7 @@ export interface ExecSession extends AsyncDisposable {
 const ttyGroup = 5;
 const endOfTransmission = 4; // Ctrl-D
 const startTimeoutMs = 30_000;
+const terminalPauseMs = 10;
 let sessions = 0;
 
 /**
@@ -126,7 +127,8 @@ function execPlan(guest: Guest, request: ExecRequest, hasTerminal: boolean): Pla
     ...(hasTerminal ? [{ op: "controllingTty" } as const] : []),
     { op: "umask", mask: 0o022 },
     { op: "chdir", path: directory },
-    ...wallOps(guest.walls),
+    // No Landlock scope: it would be a domain of its own, from which the guest's processes cannot be signalled.
+    ...wallOps({ ...guest.walls, landlockScopes: 0 }),
     // Last, since all before needs the guest's root; from here on there are no capabilities left.
     ...(uid === 0 && gid === 0 ? [] : [{ op: "ids", uid, gid, groups: [] } as const]),
     { op: "exec", path: argv[0] ?? "", argv, env: environment(env, uid) },
@@ -231,6 +233,7 @@ function session(
     while (open.length > 0 && !gone.signal.aborted) {
       let took = false;
       for (const source of open) {
+        if (gone.signal.aborted) break; // while the reader had the last piece: the descriptors are gone
         const taken = takeBytes(source.fd);
         if (taken.is === "end") open = open.filter((other) => other !== source);
         if (taken.is !== "bytes") continue;
@@ -259,7 +262,10 @@ function session(
         if (count === undefined) return false;
         at += count;
         if (count > 0) continue;
-        if (!(await writable(kernel, channel.input, exit.signal))) return false;
+        // A descriptor can be watched once, and the terminal's is being read: its turn is waited for by the clock.
+        if (channel.terminal) await new Promise((resolve) => setTimeout(resolve, terminalPauseMs));
+        else await writable(kernel, channel.input, exit.signal);
+        if (exit.signal.aborted) return false;
       }
       return inputOpen;
     },

@@ -63,10 +63,13 @@ function ready(
   return new Promise((resolve, reject) => {
     const watches: Watch[] = [];
     let timer: NodeJS.Timeout | undefined;
-    const end = (is: boolean) => {
+    const clean = () => {
       for (const watch of watches) watch.close();
       clearTimeout(timer);
       signal?.removeEventListener("abort", aborted);
+    };
+    const end = (is: boolean) => {
+      clean();
       resolve(is);
     };
     const aborted = () => end(false);
@@ -75,7 +78,7 @@ function ready(
     try {
       for (const fd of fds) watches.push(kernel.watchFd(fd, events, () => end(true)));
     } catch (error) {
-      end(false);
+      clean();
       reject(error);
     }
   });

@@ -38,7 +38,9 @@ export function makeGuestDev(kernel: Kernel, idBase: number, rules: readonly Dev
   const mask = kernel.umask(0); // mknodat obeys it
   try {
     // The devpts of the guest has its own ptmx: an allowed machine-wide one must not take the link's place.
-    const nodes = [...defaultNodes, ...nodesOf(rules)].filter(({ name }) => !links.some(([link]) => link === name));
+    const nodes = [...defaultNodes, ...nodesOf(rules)].filter(
+      ({ name }) => !links.some(([link]) => link === name),
+    );
     for (const node of nodes) makeNode(kernel, dev, node);
     for (const folder of folders) kernel.mkdirat(dev, folder, 0o755);
     for (const [name, target] of links) kernel.symlinkat(target, dev, name);
@@ -88,7 +90,7 @@ function exists(kernel: Kernel, dev: number, path: string): boolean {
 export function nodesOf(rules: readonly DeviceRule[]): DeviceNode[] {
   const nodes: DeviceNode[] = [];
   for (const { type, major, minor } of rules) {
-    if (major === "*" || minor === "*") continue;
+    if (major === "*" || minor === "*" || (major === 5 && minor === 2)) continue; // ptmx: the guest's own
     const uevent = `/sys/dev/${type === "b" ? "block" : "char"}/${major}:${minor}/uevent`;
     if (!existsSync(uevent)) continue;
     const name = /^DEVNAME=([A-Za-z0-9._/-]+)$/m.exec(readFileSync(uevent, "utf8"))?.[1];

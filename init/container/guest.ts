@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import type { Kernel, WaitStatus } from "../kernel.ts";
 import { CLD_EXITED } from "../linux.ts";
 import type { Cgroup } from "./cgroup.ts";
+import { hasErrno } from "./fd-stream.ts";
 import type { Notice } from "./notify.ts";
 import type { VerifiedGuestOs } from "./ports.ts";
 import type { Settings } from "./settings.ts";
@@ -21,6 +22,8 @@ export type Guest = AsyncDisposable & {
   /** The guest's own devpts, for terminals of `control run`. */
   readonly devpts: number;
   readonly startedMs: number;
+  /** Limits that this host cannot keep, in words. */
+  readonly missing: readonly string[];
   readonly exited: Promise<WaitStatus>;
   /** Calls back with each notice of its init, until it is disposed. */
   onNotice(callback: (notice: Notice) => void): void;
@@ -43,8 +46,9 @@ export function actsOn(pid: number, signal: number): boolean {
     const mask = (name: string) =>
       BigInt(`0x${new RegExp(`^${name}:\\s*([0-9a-f]+)$`, "m").exec(status)?.[1] ?? 0}`);
     return (((mask("SigCgt") | mask("SigBlk")) >> BigInt(signal - 1)) & 1n) === 1n;
-  } catch {
-    return false; // it is gone: there is nobody to wait for
+  } catch (error) {
+    if (hasErrno(error, "ENOENT", "ESRCH")) return false; // it is gone: there is nobody to wait for
+    throw error;
   }
 }
 
@@ -77,7 +81,7 @@ export function signalGuest(kernel: Kernel, guest: { readonly pidfd: number }, s
     kernel.pidfdSignal(guest.pidfd, signal);
     return true;
   } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ESRCH") return false;
+    if (hasErrno(error, "ESRCH")) return false;
     throw error;
   }
 }

@@ -20,6 +20,10 @@ export type ManifestView = {
   /** In MB of 2^20 octets; undefined: the engine's default. */
   readonly defaultMemoryMb: number | undefined;
   readonly minimumMemoryMb: number | undefined;
+  /** "SIGTERM", "SIGRTMIN+3"; undefined: what the profile's inits understand. */
+  readonly stopSignal?: string | undefined;
+  /** Of the tmpfs over a SHARED_RW root, in MB of 2^20 octets; undefined: half the memory limit. */
+  readonly tmpfsMb?: number | undefined;
   /** Beyond the profile's. */
   readonly capabilities: readonly string[];
   /** "c 10:200 rw" */
@@ -105,11 +109,22 @@ export interface EnginePorts {
   readonly paths: Paths;
   /** Only c0 gets these. */
   readonly coreBinds: readonly HostBind[];
-  /** Which limits this machine can keep; see probeCgroups(). On the device a missing one refuses every start. */
+  /**
+   * Runs while the first process of a start waits, before anything of the guest: gives it its network. The start fails
+   * with what this throws.
+   */
+  readonly beforeRelease?: (start: {
+    readonly uuid: string;
+    readonly name: string;
+    readonly isCore: boolean;
+    /** In /proc: its network namespace is /proc/<pid>/ns/net. */
+    readonly pid: number;
+  }) => void | Promise<void>;
+  /** Which limits this machine can keep; see prepareCgroups(). On the device a missing one refuses every start. */
   readonly controllers: ReadonlySet<string>;
   /** Where the host has no such controller: refuse (the device) or go on without (a test). */
   readonly missingControllers: "refuse" | "ignore";
-  /** Memory of the machine in bytes, for the default limit. */
+  /** Memory of the machine in octets. */
   readonly memoryBytes: number;
   readonly nowMs: () => number;
   readonly randomUuid: () => string;

@@ -50,14 +50,19 @@ export async function deleteRecord(folder: string, uuid: string): Promise<void> 
 }
 
 /** All containers of this device. What cannot be read is set aside and reported, the rest is unharmed. */
-export async function readRecords(
-  folder: string,
-): Promise<{ readonly records: readonly ContainerRecord[]; readonly reports: readonly EngineReport[] }> {
+export async function readRecords(folder: string): Promise<{
+  readonly records: readonly ContainerRecord[];
+  readonly reports: readonly EngineReport[];
+  /** Of all records, also of those set aside in this or an earlier boot: their data stays. */
+  readonly uuids: ReadonlySet<string>;
+}> {
   await mkdir(folder, { recursive: true, mode: 0o700 });
   await removeLeftovers(folder);
   const records: ContainerRecord[] = [];
   const reports: EngineReport[] = [];
+  const uuids = new Set<string>();
   for (const file of (await readdir(folder)).sort()) {
+    uuids.add(file.slice(0, 36));
     if (!file.endsWith(".cbor")) continue;
     const path = join(folder, file);
     const uuid = file.slice(0, -".cbor".length);
@@ -75,7 +80,7 @@ export async function readRecords(
       sentence: `${aside.sentence}; the container's data is kept`,
     });
   }
-  return { records, reports };
+  return { records, reports, uuids };
 }
 
 const clash = (a: ContainerRecord, b: ContainerRecord) =>

@@ -10,7 +10,6 @@ import {
   MS_REC,
   MS_SLAVE,
 } from "../linux.ts";
-import { resourceLimitOps } from "./ambient.ts";
 import type { Plan, PlanOp } from "./plan.ts";
 
 export type GuestRoot =
@@ -35,6 +34,7 @@ export type Walls = {
   readonly seccomp: Uint8Array;
   /** LANDLOCK_SCOPE_* bits, 0 where the kernel has none. */
   readonly landlockScopes: number;
+  readonly resourceLimits: readonly PlanOp[];
 };
 
 export type StartInputs = {
@@ -100,7 +100,7 @@ export function wallOps(walls: Walls): PlanOp[] {
   // Without no_new_privs, filter and scope need CAP_SYS_ADMIN, which a service's root is about to lose.
   const filterLast = walls.noNewPrivs || (walls.capabilities & sysAdmin) !== 0n;
   return [
-    ...resourceLimitOps(),
+    ...walls.resourceLimits,
     { op: "closeOnExec" },
     ...(walls.noNewPrivs ? [{ op: "noNewPrivs" } as const] : []),
     ...(filterLast ? [...drop, ...filter] : [...filter, ...drop]),

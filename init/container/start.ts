@@ -6,16 +6,18 @@ import { closeSync, constants, openSync, readFileSync } from "node:fs";
 import { GimbalError, quoted, reasonOf } from "../errors.ts";
 import type { Kernel } from "../kernel.ts";
 import { allNamespaces, O_PATH, RESOLVE_IN_ROOT } from "../linux.ts";
+import { resourceLimitOps } from "./ambient.ts";
 import { capabilityMask } from "./capabilities.ts";
 import { createCgroup, missingLimits } from "./cgroup.ts";
 import { type Console, openConsole } from "./console.ts";
 import { compileDeviceProgram, type DeviceRule } from "./devices.ts";
 import { hasErrno } from "./fd-stream.ts";
-import type { Guest } from "./guest.ts";
+import { type Guest, SIGKILL, signalGuest } from "./guest.ts";
 import { makeGuestDev } from "./guest-dev.ts";
 import { hostMount, makeHostView } from "./host-view.ts";
 import { idBaseOf } from "./ids.ts";
 import type { OpenImages } from "./images.ts";
+import type { PlanOp } from "./plan.ts";
 import type { EnginePorts, MountView, VerifiedGuestOs } from "./ports.ts";
 import type { ContainerRecord } from "./records.ts";
 import { compileFilter } from "./seccomp/compile.ts";
@@ -41,18 +43,29 @@ export class Starter {
   readonly #images: OpenImages;
   readonly #filters = new Map<string, Uint8Array>();
   readonly #programs = new Map<string, number>();
+  readonly #resourceLimits: readonly PlanOp[];
   #shim: number | undefined;
 
   constructor(kernel: Kernel, ports: EnginePorts, images: OpenImages) {
     this.#kernel = kernel;
     this.#ports = ports;
     this.#images = images;
+    this.#resourceLimits = resourceLimitOps();
   }
 
   /** @throws {GimbalError}; then nothing is left behind */
-  async start({ record, isCore, console, signal }: StartRequest): Promise<Guest> {
+  async start(request: StartRequest): Promise<Guest> {
+    try {
+      return await this.#start(request);
+    } catch (error) {
+      throw startError(request, error);
+    }
+  }
+
+  async #start({ record, isCore, console, signal }: StartRequest): Promise<Guest> {
     const kernel = this.#kernel;
-    const { paths, guestOses, measure, coreBinds, controllers, missingControllers } = this.#ports;
+    const { paths, guestOses, measure, coreBinds, controllers, missingControllers, beforeRelease } =
+      this.#ports;
     const { uuid, config } = record;
     await using undo = new AsyncDisposableStack();
     using temporary = new DisposableStack(); // descriptors that the new process has copies of
@@ -113,11 +126,12 @@ export class Starter {
         idBase,
         timeOffsets: clockOffsets(),
         idMapped: [sources.root.fd, dev.dev, ...mapped],
-        beforeRelease: (child) => {
+        beforeRelease: async ({ pid, pidfd }) => {
           // A stop in STARTING ends the child wherever it is; the pipe's end tells spawn.
-          const end = () => kernel.pidfdSignal(child.pidfd, 9);
+          const end = () => void signalGuest(kernel, { pidfd }, SIGKILL);
           signal.addEventListener("abort", end, { once: true });
           temporary.defer(() => signal.removeEventListener("abort", end));
+          await beforeRelease?.({ uuid, name: config.name, isCore, pid });
         },
         timeoutMs: config.startTimeoutMs,
       }),
@@ -135,6 +149,7 @@ export class Starter {
       walls,
       devpts: dev.devpts,
       startedMs: this.#ports.nowMs(),
+      missing,
       exited: process.exited,
       onNotice: (callback) => view.notify.listen({ pid: process.pid, uid: idBase }, callback),
       [Symbol.asyncDispose]: () => owned.disposeAsync(),
@@ -216,6 +231,7 @@ export class Starter {
       noNewPrivs: settings.noNewPrivs,
       seccomp: this.#filter(settings.profile, seccomp),
       landlockScopes: scopes,
+      resourceLimits: this.#resourceLimits,
     };
   }
 
@@ -341,9 +357,23 @@ function clockOffsets(): string {
   return `monotonic -${monotonic} 0\nboottime -${boot} 0\n`;
 }
 
+/** Refusals pass as they are; a stop while it started and what the kernel said get their sentence. */
+function startError({ record, signal }: StartRequest, error: unknown): GimbalError {
+  const on = quoted(record.config.name);
+  if (signal.aborted) {
+    return new GimbalError(
+      "container-state",
+      { tried: "start", on, why: "it was stopped while it started" },
+      error,
+    );
+  }
+  if (error instanceof GimbalError) return error;
+  return new GimbalError("start-failed", { tried: "start", on, why: reasonOf(error) }, error);
+}
+
 /** Runs before the process's own dispose: a start that failed after the exec must not leave it running. */
 async function endProcess(process: Process): Promise<void> {
-  process.signal(9);
+  process.signal(SIGKILL);
   await process.exited;
 }
 
