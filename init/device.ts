@@ -131,12 +131,13 @@ export class Device implements DeviceHandlers {
     return this.state(container);
   }
 
-  run({ container, argv, env, user, terminal }: RunRequest): Promise<RunSession> {
+  run({ container, argv, env, user, group, directory, terminal }: RunRequest): Promise<RunSession> {
     return this.#running.engine.exec(container, {
       argv,
       env,
       uid: user,
-      gid: user,
+      gid: group,
+      ...(directory === undefined ? {} : { directory }),
       ...(terminal ? { terminal } : {}),
     });
   }

@@ -46,37 +46,55 @@ export function decodeMessage(body: Uint8Array): DecodedMessage {
   return { is: "message", message: decoded.value };
 }
 
-/** Gathers chunks until whole frames are there; holds at most one frame and one chunk. */
+/**
+ * Gathers chunks until whole frames are there; holds at most one frame and one chunk, however small the pieces were.
+ * `bodies` are views of what was pushed. After a refusal it is of no more use: nobody knows where the next frame would begin.
+ */
 export class FrameReader {
-  #pending: Uint8Array[] = [];
-  #length = 0;
-  #wanted = 4;
+  #held: Uint8Array = new Uint8Array();
+  #lengthBytes = 0;
+  #wantedBytes = 4;
 
-  /** True while a frame has begun and not ended. */
-  get isInside(): boolean {
-    return this.#length > 0;
+  /** What is held of a frame that has begun and not ended. */
+  get heldBytes(): number {
+    return this.#lengthBytes;
   }
 
   /** The frames that are complete now, or the refusal of what follows. */
   push(chunk: Uint8Array): { readonly bodies: readonly Uint8Array[]; readonly refused?: string } {
-    this.#pending.push(chunk);
-    this.#length += chunk.length;
-    const bodies: Uint8Array[] = [];
-    while (this.#length >= this.#wanted) {
-      let input: Uint8Array =
-        this.#pending.length === 1 ? (this.#pending[0] ?? chunk) : Buffer.concat(this.#pending);
-      for (let taken = takeFrame(input); ; taken = takeFrame(input)) {
-        if (taken.is === "refused") return { bodies, refused: `a frame of ${taken.lengthBytes} octets` };
-        if (taken.is === "incomplete") {
-          this.#wanted = input.length + taken.missingBytes;
-          break;
-        }
-        bodies.push(taken.body);
-        input = taken.rest;
-      }
-      this.#pending = input.length > 0 ? [input] : [];
-      this.#length = input.length;
+    let input = chunk;
+    if (this.#lengthBytes > 0) {
+      this.#append(chunk);
+      if (this.#lengthBytes < this.#wantedBytes) return { bodies: [] };
+      input = this.#held.subarray(0, this.#lengthBytes);
     }
-    return { bodies };
+    const bodies: Uint8Array[] = [];
+    for (;;) {
+      const taken = takeFrame(input);
+      if (taken.is === "incomplete") {
+        this.#wantedBytes = input.length + taken.missingBytes;
+        this.#held = new Uint8Array(input); // a copy: three octets would keep the whole chunk that they came in
+        this.#lengthBytes = input.length;
+        return { bodies };
+      }
+      if (taken.is === "refused") {
+        this.#held = new Uint8Array();
+        this.#lengthBytes = 0;
+        return { bodies, refused: `a frame of ${taken.lengthBytes} octets` };
+      }
+      bodies.push(taken.body);
+      input = taken.rest;
+    }
+  }
+
+  #append(chunk: Uint8Array): void {
+    const neededBytes = this.#lengthBytes + chunk.length;
+    if (neededBytes > this.#held.length) {
+      const grown = new Uint8Array(Math.max(neededBytes, Math.min(2 * this.#held.length, this.#wantedBytes)));
+      grown.set(this.#held.subarray(0, this.#lengthBytes));
+      this.#held = grown;
+    }
+    this.#held.set(chunk, this.#lengthBytes);
+    this.#lengthBytes = neededBytes;
   }
 }

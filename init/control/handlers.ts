@@ -5,13 +5,19 @@ export type RunRequest = {
   readonly container: string;
   readonly argv: readonly string[];
   readonly env: readonly string[];
+  /** Ids in the container. */
   readonly user: number;
+  readonly group: number;
+  /** In the container; undefined: "/". */
+  readonly directory: string | undefined;
   readonly terminal: { readonly rows: number; readonly columns: number } | undefined;
 };
 
-/** A command that runs in a container; the engine's ExecSession has this form. */
+/** A command that runs in a container; the engine's ExecSession has this form. Disposing it ends the command. */
 export interface RunSession extends AsyncDisposable {
+  /** Nothing is read ahead of who takes it. */
   readonly output: AsyncIterable<{ readonly from: "stdout" | "stderr"; readonly bytes: Uint8Array }>;
+  /** Awaited before the next call. False when nobody reads any more. */
   write(bytes: Uint8Array): Promise<boolean>;
   endInput(): void;
   resize(size: { readonly rows: number; readonly columns: number }): void;
@@ -22,6 +28,7 @@ export interface RunSession extends AsyncDisposable {
 export type LogStream = {
   readonly bytes: Uint8Array;
   readonly droppedLines: number;
+  /** Calls back with what comes after `bytes`, until disposed. The octets are only lent. */
   follow(onBytes: (bytes: Uint8Array) => void): Disposable;
 };
 
@@ -44,6 +51,7 @@ export interface DeviceHandlers {
   unfreeze(container: string): Promise<Row>;
   run(request: RunRequest): Promise<RunSession>;
   logs(container: string): Promise<LogStream>;
+  /** "evidence": its octets. */
   attest(nonce: Uint8Array): Promise<Row>;
   status(): Promise<Row>;
   deviceStats(): Promise<Row>;

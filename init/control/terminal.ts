@@ -1,4 +1,5 @@
 /** The user's own terminal or pipe as the input of a command in a container. */
+import { constants } from "node:os";
 import type { ReadStream, WriteStream } from "node:tty";
 import type { RunInput } from "./connection.ts";
 
@@ -8,19 +9,20 @@ export interface Attached extends Disposable {
   start(input: RunInput): void;
 }
 
-/** Raw mode until disposed: Ctrl-C and all other keys are the command's. */
+const endings = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"] as const;
+
+/** Raw mode until disposed: Ctrl-C and all other keys are the command's. However this process ends, the terminal is as it was. */
 export function attachTerminal(keys: ReadStream, screen: WriteStream): Attached {
   let onResize = () => {};
-  const size = () => ({ rows: screen.rows, columns: screen.columns });
-  keys.setRawMode(true);
-  // However this process ends, the terminal is usable afterwards.
   const restore = () => keys.setRawMode(false);
+  const end = (signal: NodeJS.Signals) => process.exit(128 + constants.signals[signal]);
   process.once("exit", restore);
-  for (const signal of ["SIGTERM", "SIGHUP"] as const) process.once(signal, () => process.exit(128 + 15));
+  for (const signal of endings) process.on(signal, end);
+  keys.setRawMode(true);
   return {
-    size,
+    size: () => ({ rows: screen.rows, columns: screen.columns }),
     start(input) {
-      keys.on("data", (bytes: Uint8Array) => void input.write(bytes));
+      feed(keys, input);
       onResize = () => input.resize(screen.rows, screen.columns);
       screen.on("resize", onResize);
       onResize(); // it may have changed while the command started
@@ -29,17 +31,22 @@ export function attachTerminal(keys: ReadStream, screen: WriteStream): Attached 
       screen.off("resize", onResize);
       restore();
       process.off("exit", restore);
-      keys.pause();
+      for (const signal of endings) process.off(signal, end);
     },
   };
 }
 
-/** Standard input as octets, with their end; read no faster than the command takes them. */
+/** Standard input as octets with their end. */
 export function pipeInput(stream: NodeJS.ReadStream, input: RunInput): void {
-  stream.on("data", (bytes: Uint8Array) => {
-    stream.pause();
-    void input.write(bytes).then(() => stream.resume());
-  });
+  feed(stream, input);
   stream.once("end", () => input.end());
-  stream.once("error", () => input.end());
+  stream.once("error", () => input.end()); // a directory, a closed descriptor: no input
+}
+
+/** Reads no faster than the command takes. */
+function feed(stream: NodeJS.ReadStream, input: RunInput): void {
+  stream.on("data", (octets: Uint8Array) => {
+    stream.pause();
+    void input.write(octets).then(() => stream.resume());
+  });
 }
