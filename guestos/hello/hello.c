@@ -16,13 +16,12 @@ __attribute__((used)) static _Noreturn void Main(const long* stack) {
   for (const char* const* entry = argv + argc + 1; *entry != 0; entry++) {
     if (Is(*entry, "HELLO=idle")) idle = 1;
   }
+  // pid 1 of a container has no default action for a signal, so it waits for this one by name. Blocked before the line is
+  // printed: whoever read the line may send it.
+  const unsigned long term = 1ul << (15 - 1);
+  if (idle) SYS4(__NR_rt_sigprocmask, 0, &term, 0, 8);
   SYS3(__NR_write, 1, line, sizeof line - 1);
-  if (idle) {
-    // pid 1 of a container has no default action for a signal, so it waits for this one by name.
-    const unsigned long term = 1ul << (15 - 1);
-    SYS4(__NR_rt_sigprocmask, 0, &term, 0, 8);
-    SYS4(__NR_rt_sigtimedwait, &term, 0, 0, 8);
-  }
+  if (idle) SYS4(__NR_rt_sigtimedwait, &term, 0, 0, 8);
   for (;;) SYS1(__NR_exit_group, 0);
 }
 
