@@ -47,7 +47,7 @@ export function parseEnvelope(bytes: Uint8Array): ParsedEnvelope {
   )
     return refuse("a part is no octet string");
   if (!(unprotected instanceof Map) || unprotected.size > 0) return refuse("it has unprotected headers");
-  const header = decodeCbor(protectedHeader, { maxBytes: maxEnvelopeBytes, maxDepth: 2, maxItems: 32 });
+  const header = decodeCbor(protectedHeader, { maxBytes: maxEnvelopeBytes, maxDepth: 2, maxItems: 64 });
   if (header.is === "refused" || !(header.value instanceof Map))
     return refuse("its protected header is no map");
   const fields = header.value as ReadonlyMap<string | number, CborValue>;
