@@ -1,5 +1,6 @@
 /** The file systems that PID 1 itself lives on. Everything else is mounted by the room that needs it. */
 import { mkdirSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { GimbalError } from "../errors.ts";
 import type { Kernel } from "../kernel.ts";
 import { MS_BIND, MS_MOVE, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_REC } from "../linux.ts";
@@ -34,12 +35,12 @@ const system: readonly Mount[] = [
  * Mounts what PID 1 needs, before anything else. What the kernel mounted already (devtmpfs) is left.
  * Returns the targets of optional ones that this kernel lacks. Throws "kernel-refused".
  */
-export function mountSystem(kernel: Kernel): readonly string[] {
+export function mountSystem(kernel: Kernel, root = "/"): readonly string[] {
   const missing: string[] = [];
   for (const { type, target, flags, data, optional } of system) {
     try {
-      mkdirSync(target, { recursive: true, mode: 0o755 });
-      kernel.mount(type, target, type, flags, data ?? "");
+      mkdirSync(join(root, target), { recursive: true, mode: 0o755 });
+      kernel.mount(type, join(root, target), type, flags, data ?? "");
     } catch (error) {
       if (isErrno(error, "EBUSY")) continue; // mounted already
       if (!optional)
@@ -47,7 +48,7 @@ export function mountSystem(kernel: Kernel): readonly string[] {
       missing.push(target);
     }
   }
-  mkdirSync("/run/gimbal", { recursive: true, mode: 0o755 });
+  mkdirSync(join(root, "run/gimbal"), { recursive: true, mode: 0o755 });
   return missing;
 }
 
