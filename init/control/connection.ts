@@ -2,7 +2,7 @@
 import type { Duplex } from "node:stream";
 import type { CborValue } from "../bytes/cbor.ts";
 import { windowBytes } from "./channel.ts";
-import { decodeMessage, encodeFrame, FrameReader, type Message } from "./frame.ts";
+import { decodeMessage, encodeFrame, FrameReader, frameMaxBytes, type Message } from "./frame.ts";
 
 /** A refusal by the device: its code and sentence. */
 export class DeviceError extends Error {
@@ -193,7 +193,7 @@ export class Connection {
   #take(chunk: Uint8Array): void {
     const { bodies, refused } = this.#reader.push(chunk);
     for (const body of bodies) {
-      const decoded = decodeMessage(body);
+      const decoded = decodeMessage(body, frameMaxBytes);
       if (decoded.is === "refused") return this.#lose(`what came is no message: ${decoded.why}`);
       this.#message(decoded.message);
     }

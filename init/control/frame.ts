@@ -38,9 +38,9 @@ export type DecodedMessage =
   | { readonly is: "message"; readonly message: Message }
   | { readonly is: "refused"; readonly why: string };
 
-/** Decodes a frame's body. Never throws. */
-export function decodeMessage(body: Uint8Array): DecodedMessage {
-  const decoded = decodeCbor(body, { maxBytes: frameMaxBytes, maxDepth: 12, maxItems: 20_000 });
+/** Decodes a frame's body. Never throws. A client allows the device more items than the device allows a client. */
+export function decodeMessage(body: Uint8Array, maxItems = 20_000): DecodedMessage {
+  const decoded = decodeCbor(body, { maxBytes: frameMaxBytes, maxDepth: 12, maxItems });
   if (decoded.is === "refused") return { is: "refused", why: `${decoded.reason} at octet ${decoded.offset}` };
   if (!(decoded.value instanceof Map)) return { is: "refused", why: "it is no map" };
   return { is: "message", message: decoded.value };
