@@ -78,13 +78,17 @@ export function missingLimits(controllers: ReadonlySet<string>, limits: Limits):
   return used.filter((name) => !controllers.has(name)).map((name) => `no ${name} limit`);
 }
 
+/** For everything in a cgroup to be gone after SIGKILL: milliseconds, but for a machine under load. */
+const emptyMs = 10_000;
+
 export type Cgroup = AsyncDisposable & {
   readonly path: string;
   /** For CLONE_INTO_CGROUP; owned by the cgroup. */
   readonly fd: number;
   /** A child for processes that join later: a guest's init may have closed the top for processes (B21). */
   makeExecChild(name: string): Cgroup;
-  kill(): Promise<void>;
+  /** Kills everything in it and below, frozen or not. Does not wait: a dispose does. */
+  kill(): void;
   freeze(timeoutMs: number): Promise<boolean>;
   thaw(): Promise<void>;
   /** Kills by this cgroup's own limit, or by one of the guest's inside. */
@@ -95,7 +99,11 @@ export type Cgroup = AsyncDisposable & {
 /** Makes the leaf of one container with its limits, and hands the delegation files to the guest's root. */
 export function createCgroup(tree: CgroupTree, name: string, limits: Limits, idBase: number): Cgroup {
   const path = join(tree.path, name);
-  if (existsSync(path)) removeTree(path); // of a life that was cut
+  if (existsSync(path)) {
+    // Of a life that was cut: a daemon that was killed leaves its guests running.
+    set(path, "cgroup.kill", 1);
+    removeTree(path);
+  }
   try {
     mkdirSync(path);
     set(path, "cgroup.max.depth", 32);
@@ -125,13 +133,12 @@ export function createCgroup(tree: CgroupTree, name: string, limits: Limits, idB
 
 function owned(path: string): Cgroup {
   let fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
+  /** A cgroup that is gone has nothing running and nothing frozen in it. */
   const event = (name: string) =>
-    Number(new RegExp(`^${name} (\\d+)$`, "m").exec(get(path, "cgroup.events"))?.[1]);
-  const kill = async () => {
-    set(path, "cgroup.kill", 1);
-    if (await waitFor(path, () => event("populated") === 0, 10_000)) return;
-    throw refused("kill what runs in", path, "a process did not end within 10 s");
-  };
+    Number(
+      new RegExp(`^${name} (\\d+)$`, "m").exec(unlessGone(() => get(path, "cgroup.events")) ?? "")?.[1] ?? 0,
+    );
+  const kill = () => void unlessGone(() => set(path, "cgroup.kill", 1));
   return {
     path,
     get fd() {
@@ -175,8 +182,14 @@ function owned(path: string): Cgroup {
       if (fd === -1) return;
       closeSync(fd);
       fd = -1;
-      if (!existsSync(path)) return; // a guest may remove its own children
-      if (event("populated") !== 0) await kill();
+      if (event("populated") !== 0) kill();
+      if (!(await waitFor(path, () => event("populated") === 0, emptyMs))) {
+        throw refused(
+          "empty the cgroup",
+          path,
+          `a process did not end within ${emptyMs / 1000} s of SIGKILL`,
+        );
+      }
       removeTree(path);
     },
   };
@@ -184,13 +197,24 @@ function owned(path: string): Cgroup {
 
 /** A guest's init leaves empty cgroups below: depth first. Names are the guest's, but cgroupfs has no links. */
 function removeTree(path: string): void {
-  for (const entry of readdirSync(path, { withFileTypes: true })) {
+  for (const entry of unlessGone(() => readdirSync(path, { withFileTypes: true })) ?? []) {
     if (entry.isDirectory()) removeTree(join(path, entry.name));
   }
   try {
-    rmdirSync(path);
+    unlessGone(() => rmdirSync(path));
   } catch (error) {
-    if (!hasErrno(error, "ENOENT")) throw refused("remove the cgroup", path, error);
+    throw refused("remove the cgroup", path, error);
+  }
+}
+
+/** A cgroup goes when its guest ends, and a guest removes its own children: what is gone is no error. */
+function unlessGone<T>(work: () => T): T | undefined {
+  try {
+    return work();
+  } catch (error) {
+    const cause = error instanceof GimbalError ? error.cause : error;
+    if (hasErrno(cause, "ENOENT", "ENODEV")) return undefined;
+    throw error;
   }
 }
 
@@ -198,17 +222,19 @@ function removeTree(path: string): void {
 async function waitFor(path: string, done: () => boolean, timeoutMs: number): Promise<boolean> {
   if (done()) return true;
   return await new Promise((resolve) => {
-    const watcher = watch(join(path, "cgroup.events"), { persistent: false }, () => check());
+    const watcher = unlessGone(() =>
+      watch(join(path, "cgroup.events"), { persistent: false }, () => check()),
+    );
     const end = (is: boolean) => {
       clearTimeout(timer);
-      watcher.close();
+      watcher?.close();
       resolve(is);
     };
     const timer = setTimeout(() => end(done()), timeoutMs);
     const check = () => {
       if (done()) end(true);
     };
-    watcher.on("error", () => {}); // the timer answers
+    watcher?.on("error", () => {}); // the timer answers
     check(); // it may have changed before the watch was there
   });
 }

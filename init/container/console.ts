@@ -1,5 +1,5 @@
 /** The console of a container: a pseudoterminal whose other end is the guest's /dev/console. */
-import { closeSync } from "node:fs";
+import { closeSync, fchmodSync } from "node:fs";
 import type { Kernel, WindowSize } from "../kernel.ts";
 import {
   AT_EMPTY_PATH,
@@ -37,6 +37,7 @@ export function openConsole(kernel: Kernel, idBase: number): ConsolePty {
   kernel.setNonBlocking(master, true);
   const ttyGroup = 5; // what devpts' gid=5 means in every common system
   kernel.fchownat(slave, "", idBase, idBase + ttyGroup, AT_EMPTY_PATH);
+  fchmodSync(slave, 0o620);
   const mount = kernel.openTree(slave, "", OPEN_TREE_CLONE | AT_EMPTY_PATH);
   undo.defer(() => closeSync(mount));
   kernel.mountSetattr(mount, "", AT_EMPTY_PATH, { set: MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC });

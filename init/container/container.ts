@@ -132,7 +132,7 @@ export class Container {
     signalGuest(this.#ports.kernel, guest, signal);
     if (await settles(ended, timeoutMs)) return ended;
     this.#endedBy ??= `it did not end within ${timeoutMs / 1000} s of being asked, and was killed`;
-    await guest.cgroup.kill();
+    guest.cgroup.kill();
     return ended;
   }
 
@@ -143,7 +143,7 @@ export class Container {
     const ended = this.#ended;
     if (!guest || !ended) throw this.#wrongState("kill");
     this.#endedBy ??= "it was killed";
-    await guest.cgroup.kill();
+    guest.cgroup.kill();
     return ended;
   }
 

@@ -1,11 +1,11 @@
 /** `control run`: a command in a running container, under all of its restrictions. */
 import { closeSync } from "node:fs";
-import { GimbalError, quoted } from "../errors.ts";
+import { GimbalError, quoted, reasonOf } from "../errors.ts";
 import type { Kernel, WaitStatus, WindowSize } from "../kernel.ts";
 import { AT_EMPTY_PATH, allNamespaces, CLD_EXITED, O_PATH, RESOLVE_BENEATH } from "../linux.ts";
 import { defaultPath } from "./ambient.ts";
 import { giveBytes, readable, takeBytes, writable } from "./fd-stream.ts";
-import type { Guest } from "./guest.ts";
+import { type Guest, SIGKILL } from "./guest.ts";
 import type { Plan, PlanOp } from "./plan.ts";
 import { type PlanFailure, type Process, planFailureOf, spawn } from "./spawn.ts";
 import { wallOps } from "./start-plan.ts";
@@ -65,9 +65,7 @@ export async function openExec(
   guest: Guest,
   request: ExecRequest,
 ): Promise<ExecSession> {
-  if (request.argv.length === 0) {
-    throw new GimbalError("bad-argument", { tried: "run", on: "a command", why: "there is none" });
-  }
+  checkRequest(request);
   await using undo = new AsyncDisposableStack();
   const cgroup = undo.use(guest.cgroup.makeExecChild(`gimbal-exec-${++sessions}`));
   const channel = undo.use(openChannel(kernel, guest, request));
@@ -83,12 +81,29 @@ export async function openExec(
   } catch (error) {
     const failure = planFailureOf(error);
     if (failure?.op?.op === "exec") return notExecuted(failure, request.argv[0] ?? "");
-    throw error;
+    const on = quoted(request.argv[0] ?? "");
+    throw new GimbalError("exec-failed", { tried: "run", on, why: reasonOf(error) }, error);
   }
   undo.use(process);
   channel.closeTheirs();
   const owned = undo.move();
   return session(kernel, process, channel, () => owned.disposeAsync());
+}
+
+const idMax = 65_535;
+
+function checkRequest({ argv, env = [], directory = "/", uid = 0, gid = 0 }: ExecRequest): void {
+  const refuse = (why: string) =>
+    new GimbalError("bad-argument", { tried: "run", on: quoted(argv[0] ?? "a command"), why });
+  if (argv.length === 0) throw refuse("there is no command");
+  if ([...argv, ...env, directory].some((text) => text.includes("\0")))
+    throw refuse("a word of it holds NUL");
+  const odd = env.find((entry) => !/^[A-Za-z_][A-Za-z0-9_]*=/.test(entry));
+  if (odd !== undefined) throw refuse(`${quoted(odd)} is not NAME=value`);
+  for (const id of [uid, gid]) {
+    if (!Number.isInteger(id) || id < 0 || id > idMax)
+      throw refuse(`ids in a container go from 0 to ${idMax}`);
+  }
 }
 
 /** As a shell: 127 where there is nothing of that name, 126 where it is there and cannot run (B67). */
@@ -282,9 +297,9 @@ function session(
     [Symbol.asyncDispose]() {
       disposing ??= (async () => {
         inputOpen = false;
-        process.signal(9);
-        await process.exited;
         gone.abort();
+        process.signal(SIGKILL);
+        await process.exited;
         // A pause of one turn: a reader that waits sees the end before its descriptors go.
         await new Promise((resolve) => setImmediate(resolve));
         await dispose();

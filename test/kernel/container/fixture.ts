@@ -15,6 +15,7 @@ import {
   rmdirSync,
   rmSync,
   symlinkSync,
+  watch,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -39,6 +40,7 @@ export const kernel: Kernel = loadKernel();
 const scratch = mkdtempSync(join(tmpdir(), "gimbal-container-"));
 process.on("exit", () => rmSync(scratch, { recursive: true, force: true }));
 chmodSync(scratch, 0o755);
+watch(scratch).close(); // libuv's inotify descriptor is there from here on
 const program = join(scratch, "probe");
 execFileSync("gcc", ["-static", "-O1", "-w", "test/kernel/container/probe.c", "-o", program]);
 
@@ -134,8 +136,8 @@ export async function makeBench(more: Partial<EnginePorts> = {}, on: Kernel = ke
       const file = images.get(directory);
       if (file === undefined) throw new Error("no image");
       const fd = openSync(file, "r");
+      using _closing = { [Symbol.dispose]: () => closeSync(fd) };
       const loop = on.loopAttach(fd, { readOnly: true, autoclear: true, directIo: false });
-      closeSync(fd);
       return {
         newMount: () =>
           on.fsMount("erofs", [["source", loop.path], ["ro"]], MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV),
@@ -252,8 +254,17 @@ export async function runArgv(
   };
 }
 
+export type Leftovers = {
+  readonly fds: number;
+  readonly children: string;
+  readonly mounts: number;
+  readonly cgroups: number;
+  readonly run: readonly string[];
+  readonly loops: number;
+};
+
 /** What a start could leave behind. */
-export function leftovers(bench: Bench): Record<string, unknown> {
+export function leftovers(bench: Bench): Leftovers {
   return {
     fds: readdirSync("/proc/self/fd").length,
     children: readFileSync(`/proc/self/task/${process.pid}/children`, "utf8").trim(),
