@@ -90,6 +90,7 @@ t.test("run: 64 MiB arrive to the octet at a slow reader, and memory stays (B66)
       else if (count % 7 === 0) await sleep(0);
     },
   });
+  t.ok(reachableBytes() - before < 4_000_000, "64 MiB would be seen");
   t.equal(status, 0);
   t.equal(count, 67_108_864);
   t.equal(
@@ -97,7 +98,6 @@ t.test("run: 64 MiB arrive to the octet at a slow reader, and memory stays (B66)
     createHash("sha256").update("0123456789abcde\n".repeat(4_194_304)).digest("hex"),
   );
   t.ok(most <= windowBytes + 200_000, `${most} octets were held at most`);
-  t.ok(reachableBytes() - before < 10_000_000, `${reachableBytes() - before}: 64 MiB would be seen`);
 });
 
 t.test(
