@@ -1,7 +1,9 @@
 /** What `make run` needs of the device beside its console, through the control protocol on the virtio port. */
 import { connect, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Connection, ConnectionLost, DeviceError } from "../init/control/connection.ts";
+import type { CborValue } from "../init/bytes/cbor.ts";
+import { Connection, DeviceError } from "../init/control/connection.ts";
+import { GimbalError } from "../init/errors.ts";
 
 /** How a command in c0 ended. */
 export type Ran = { readonly status: number };
@@ -18,79 +20,73 @@ export type Device = {
   close(): void;
 };
 
-/** QEMU takes what is written before the guest has opened its port, so a silent port is asked again. */
-const answerMs = 3000;
-const pauseMs = 300;
-const core = "c0";
+const retryMs = 500;
+/** QEMU keeps what is sent until the device opens its port; should it not, the question comes again. */
+const askAgainMs = 10_000;
 
-/** Waits until c0 runs. Rejects when `signal` fires before. */
+/** Waits until the device serves the control protocol on `socketPath` and c0 runs. Rejects when `signal` fires before. */
 export async function connectDevice(socketPath: string, signal: AbortSignal): Promise<Device> {
-  for (let connection = await whenServed(socketPath, signal); ; ) {
-    signal.throwIfAborted();
-    try {
-      if (await coreRuns(connection)) return deviceOn(connection);
-    } catch (error) {
-      if (!(error instanceof ConnectionLost)) throw error;
-      connection = await whenServed(socketPath, signal); // the device restarts
-    }
-    await sleep(pauseMs, undefined, { signal });
-  }
-}
-
-async function whenServed(socketPath: string, signal: AbortSignal): Promise<Connection> {
-  for (;;) {
-    signal.throwIfAborted();
+  for (; ; await pause(signal)) {
     const socket = await open(socketPath);
-    if (socket) {
-      const connection = new Connection(socket);
-      const answered = await Promise.race([
-        connection.request("get_provisioned").then(
-          () => true,
-          () => false,
-        ),
-        sleep(answerMs, false, { ref: false }),
-      ]);
-      if (answered) return connection;
-      connection.close();
+    if (!socket) continue;
+    const connection = new Connection(socket);
+    const giveUp = () => connection.close();
+    signal.addEventListener("abort", giveUp, { once: true });
+    try {
+      while (connection.isOpen && !(await coreRuns(connection))) await pause(signal);
+      if (connection.isOpen) return deviceOf(connection);
+    } finally {
+      signal.removeEventListener("abort", giveUp);
     }
-    await sleep(pauseMs, undefined, { signal });
+    connection.close();
   }
 }
 
-function open(socketPath: string): Promise<Socket | undefined> {
-  return new Promise((resolve) => {
-    const socket = connect(socketPath);
-    socket.once("connect", () => resolve(socket));
-    socket.once("error", () => resolve(undefined)); // QEMU is not there yet
-  });
-}
-
-async function coreRuns(connection: Connection): Promise<boolean> {
-  try {
-    const state = await connection.request("state", new Map([["container", core]]));
-    return state instanceof Map && state.get("state") === "RUNNING";
-  } catch (error) {
-    if (error instanceof DeviceError && error.code === "container-unknown") return false;
-    throw error;
-  }
-}
-
-function deviceOn(connection: Connection): Device {
+function deviceOf(connection: Connection): Device {
   return {
     async run(line, onStdout, onStderr) {
       const { status, sentence } = await connection.run({
-        container: core,
-        argv: ["/bin/sh", "-c", line],
+        container: "c0",
+        argv: ["sh", "-c", line],
         onStdout,
         onStderr,
         onStarted: (input) => input.end(),
       });
-      if (sentence !== undefined) process.stderr.write(`${sentence}\n`);
+      if (sentence !== undefined) onStderr(Buffer.from(`${sentence}\n`));
       return { status };
     },
-    async powerOff() {
-      await connection.request("poweroff");
-    },
+    powerOff: () => connection.request("poweroff").then(() => {}),
     close: () => connection.close(),
   };
+}
+
+/** False also where the connection broke. */
+async function coreRuns(connection: Connection): Promise<boolean> {
+  const asked = connection
+    .request("state", new Map([["container", "c0"]]))
+    .then((row: CborValue) => row instanceof Map && row.get("state") === "RUNNING")
+    .catch((error: unknown) => {
+      // A device that does not know c0 yet, or has gone: both may change.
+      if (error instanceof DeviceError || !connection.isOpen) return false;
+      throw error;
+    });
+  return Promise.race([asked, sleep(askAgainMs, false, { ref: false })]);
+}
+
+function open(path: string): Promise<Socket | undefined> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once("connect", () => resolve(socket));
+    socket.once("error", () => resolve(undefined)); // QEMU has not made it yet
+  });
+}
+
+async function pause(signal: AbortSignal): Promise<void> {
+  await sleep(retryMs);
+  if (!signal.aborted) return;
+  throw new GimbalError("connection-lost", {
+    tried: "connect to",
+    on: "the device",
+    why: "it was not up in time",
+  });
 }
