@@ -24,7 +24,7 @@ export type HashTree = {
 };
 
 /** Raised when this file makes another image of the same tree. */
-export const packFormat = "1";
+export const packFormat = "2";
 /** 2026-01-01: time of every file in an image. */
 export const imageEpochSeconds = 1_767_225_600;
 const blockBytes = 4096;
@@ -88,8 +88,8 @@ async function rootIn(folder: string, capable: readonly string[]): Promise<Root>
 }
 
 async function makeFileSystem(source: RootSource, root: string, image: string, uuid: string): Promise<void> {
-  // lz4hc: half the size of a Debian, read about as fast as plain blocks
-  const options = ["--quiet", "-zlz4hc,12", `-T${imageEpochSeconds}`, `-U${uuid}`];
+  // lz4hc is read about as fast as plain blocks; clusters of 16 KiB are a tenth smaller than those of 4, and no slower at a first exec
+  const options = ["--quiet", "-zlz4hc,12", "-C16384", `-T${imageEpochSeconds}`, `-U${uuid}`];
   await asRoot("mkfs.erofs", [...options, ...(source.is === "folder" ? ["--all-root"] : []), image, root]);
 }
 
