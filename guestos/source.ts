@@ -15,7 +15,7 @@ export type BuiltImage = {
   readonly sha256: string;
   readonly tree: HashTree;
   /** Over the root hash, for the kernel (signer.ts). */
-  readonly signature: Uint8Array;
+  readonly signature?: Uint8Array | undefined;
 };
 
 export type GuestosSource = Readonly<Record<string, unknown>> & {
@@ -71,7 +71,7 @@ export function manifestOf(source: GuestosSource, facts: BuildFacts): Uint8Array
         salt: Buffer.from(salt, "hex"),
         hash_offset: hashOffsetBytes,
         data_blocks: dataBlocks,
-        signature: image.signature,
+        ...(image.signature ? { signature: image.signature } : {}),
       },
     };
   });
