@@ -39,8 +39,8 @@ async function comesUp(machine: Machine, socketPath: string, limitMs: number): P
   const result = await Promise.race([connectDevice(socketPath, giveUp.signal), early, late]).finally(() => {
     late.catch(() => {}); // aborted: nobody waits for it any more
   });
+  giveUp.abort(); // else the timer keeps this process for its whole time
   if (typeof result !== "string") return result;
-  giveUp.abort();
   process.stderr.write(`\ncannot run commands: ${result}\n`);
   return undefined;
 }
