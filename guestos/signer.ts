@@ -74,7 +74,10 @@ async function makeSigner(keys: Keys, key: string, certificate: string): Promise
  * PKCS#7 over the hex root hash by the product's db key: the kernel compares it with the firmware's db, dm-verity's
  * root_hash_sig_key_desc. DER; the same input gives the same octets.
  */
-export async function signRootHash(keys: Keys, rootHash: string): Promise<Uint8Array> {
+export async function signRootHash(
+  keys: Pick<Keys, "dbKey" | "dbCertificate">,
+  rootHash: string,
+): Promise<Uint8Array> {
   const form = ["-nocerts", "-noattr", "-binary", "-outform", "der"];
   return await command(
     "openssl",
