@@ -77,7 +77,9 @@ export class Connection {
   constructor(stream: Duplex) {
     this.#stream = stream;
     stream.on("data", (chunk: Uint8Array) => this.#take(chunk));
-    stream.on("error", (error: Error) => this.#lose(error.message));
+    stream.on("error", (error: NodeJS.ErrnoException) =>
+      this.#lose(closedCodes.includes(error.code ?? "") ? "the device closed it" : error.message),
+    );
     stream.once("end", () => this.#lose("the device closed it"));
     stream.once("close", () => this.#lose("the device closed it"));
   }
@@ -241,6 +243,7 @@ export class Connection {
   }
 }
 
+const closedCodes = ["ECONNRESET", "EPIPE"];
 const partBytes = 32 * 1024;
 
 /** How much input may be on its way. */

@@ -148,7 +148,8 @@ function readText(path: string): string {
 function jsonOf(path: string, text: string): CborValue {
   try {
     const value = fromJson(JSON.parse(text));
-    encodeCbor(value); // says what has no place in a request: a fraction
+    if (!(value instanceof Map)) throw new Error("it is no object");
+    encodeCbor(value); // throws where something has no place in a request: a fraction
     return value;
   } catch (error) {
     throw new UsageError(`cannot take ${quoted(path)} as JSON: ${reasonOf(error)}`);
