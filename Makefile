@@ -22,11 +22,13 @@ setup:
 
 ## run: build what changed and boot the device of BOARD (default qemu-x86-64) in this terminal
 run: setup
+	$(Q)$(NODE) guestos/build.ts x64 >&2
 	$(Q)$(NODE) board/build.ts $(BOARD) >&2
 	$(Q)exec $(NODE) tool/run.ts $(BOARD)
 
 ## image: a flashable image of BOARD with its .bmap and SHA256SUMS under build/
 image: setup
+	$(Q)$(NODE) guestos/build.ts x64
 	$(Q)$(NODE) board/build.ts $(BOARD) --image
 
 ## test: lint, types, unit, kernel and the system smoke
