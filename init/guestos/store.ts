@@ -46,6 +46,8 @@ const folderName = /^([a-z0-9-]{1,32})-(\d{1,16})$/;
 
 export class GuestOsStore {
   readonly #ports: StorePorts;
+  /** Installations and removals, one after the other. */
+  #changes: Promise<unknown> = Promise.resolve();
 
   constructor(ports: StorePorts) {
     this.#ports = ports;
@@ -88,8 +90,12 @@ export class GuestOsStore {
    * @throws {GimbalError} what verifyManifest says; "guestos-version", "guestos-incomplete", "guestos-altered", "image-truncated",
    * "disk-full", "unsupported"
    */
-  async install(from: string | Source, { repair = false }: InstallOptions = {}): Promise<Installed> {
+  install(from: string | Source, options: InstallOptions = {}): Promise<Installed> {
     const source = typeof from === "string" ? folderSource(from) : from;
+    return this.#exclusively(() => this.#install(source, options));
+  }
+
+  async #install(source: Source, { repair = false }: InstallOptions): Promise<Installed> {
     const bytes = await readWhole(source, manifestFile, manifestMaxBytes);
     const at = this.#ports.now();
     const manifest = verifyManifest(parseManifest(bytes), this.#ports.anchors(), this.#judge(at));
@@ -106,10 +112,18 @@ export class GuestOsStore {
   /**
    * Removes all versions of a GuestOS; how many there were. The caller has seen to it that nothing uses it. Needs no free space.
    */
-  async remove(name: string): Promise<number> {
-    const mine = (await this.#folders()).filter((folder) => nameOf(folder) === name);
-    for (const folder of mine) await this.#moveOut(folder);
-    return mine.length;
+  remove(name: string): Promise<number> {
+    return this.#exclusively(async () => {
+      const mine = (await this.#folders()).filter((folder) => nameOf(folder) === name);
+      for (const folder of mine) await this.#moveOut(folder);
+      return mine.length;
+    });
+  }
+
+  #exclusively<T>(work: () => Promise<T>): Promise<T> {
+    const mine = this.#changes.then(work, work);
+    this.#changes = mine.catch(() => undefined); // whoever asked hears of it
+    return mine;
   }
 
   async #bringIn(
