@@ -1,4 +1,5 @@
 /** The user's own terminal or pipe as the input of a command in a container. */
+import { spawnSync } from "node:child_process";
 import { constants } from "node:os";
 import type { ReadStream, WriteStream } from "node:tty";
 import type { RunInput } from "./connection.ts";
@@ -19,6 +20,9 @@ export function attachTerminal(keys: ReadStream, screen: WriteStream): Attached 
   process.once("exit", restore);
   for (const signal of endings) process.on(signal, end);
   keys.setRawMode(true);
+  // Raw as Node has it still makes CR LF of each LF, under which an editor's cursor movements break. Where there is no
+  // stty(1) that stays so. What restores the terminal restores this as well.
+  spawnSync("stty", ["-opost"], { stdio: ["inherit", "ignore", "ignore"] });
   return {
     size: () => ({ rows: screen.rows, columns: screen.columns }),
     start(input) {
