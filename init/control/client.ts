@@ -8,7 +8,7 @@ import type { Command } from "./command.ts";
 import { Connection, ConnectionLost, DeviceError } from "./connection.ts";
 import { commandHelp, overallHelp } from "./help.ts";
 import { OutputClosed, writeTo } from "./output.ts";
-import { render, toJson } from "./render.ts";
+import { inOrder, render, toJson } from "./render.ts";
 import { escaped, SafeText } from "./safe-text.ts";
 import { attachTerminal, pipeInput } from "./terminal.ts";
 import { type CommandLine, parseCommandLine, UsageError } from "./words.ts";
@@ -87,7 +87,7 @@ async function carryOut(
   if (command.name === "run") return run(connection, fields, json);
   if (command.name === "logs") return logs(connection, fields, json);
   if (command.name === "attest") return attest(connection, command, fields, json);
-  const result = await connection.request(command.name, fields);
+  const result = inOrder(command.result, await connection.request(command.name, fields));
   const text = json ? `${toJson(result)}\n` : render(command.result, result, widthOf(process.stdout));
   await writeTo(process.stdout, text);
   return 0;
@@ -167,12 +167,13 @@ async function attest(
   }
   const toTerminal = process.stdout.isTTY === true;
   const collected: Uint8Array[] = [];
-  const result = await connection.stream("attest", fields, {
+  const answer = await connection.stream("attest", fields, {
     onStdout: (octets) => {
       if (json) return void collected.push(octets);
       return toTerminal ? undefined : writeTo(process.stdout, octets);
     },
   });
+  const result = inOrder(command.result, answer);
   if (json && result instanceof Map) {
     const all = new Map(result).set("evidence", Buffer.concat(collected).toString("base64"));
     await writeTo(process.stdout, `${toJson(all)}\n`);

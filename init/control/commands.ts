@@ -198,7 +198,7 @@ export const commands: readonly Command[] = [
   }),
   answering({
     name: "update_config",
-    summary: "replace the config of a container; it takes effect at the next start",
+    summary: "replace a container's config, from its next start on",
     args: [
       container,
       { key: "config", shown: "<file.json|->", kind: "json-file", help: "the whole new config" },
@@ -240,7 +240,7 @@ export const commands: readonly Command[] = [
     answer: (device, request) => device.removeGuestos(request.name).then(() => null),
   }),
   onContainer("start", "start a container", PV),
-  onContainer("stop", "ask a container to shut down, and kill it after its time limit", PV),
+  onContainer("stop", "shut a container down, and kill it after its time limit", PV),
   onContainer("kill", "end a container at once", PV),
   onContainer("freeze", "hold all processes of a container", P),
   onContainer("unfreeze", "let the processes of a frozen container go on", P),
@@ -432,7 +432,7 @@ export const commands: readonly Command[] = [
   }),
   answering({
     name: "set_provisioned",
-    summary: "end provisioning: from then on fewer commands are allowed, and there is no way back",
+    summary: "end provisioning: fewer commands from then on, and no way back",
     levels: P,
     examples: ["control set_provisioned"],
     result: nothing,

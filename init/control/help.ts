@@ -64,17 +64,22 @@ function wordsOf(command: Command): readonly (readonly [string, string])[] {
 
 function aligned(rows: readonly (readonly [string, string])[]): readonly string[] {
   const longest = Math.max(...rows.map(([left]) => left.length));
-  return rows.map(([left, right]) => `  ${left.padEnd(longest)}  ${right}`);
+  const behind = " ".repeat(longest + 4);
+  return rows.flatMap(([left, right]) => {
+    const [first = "", ...others] = wrapped(right, columns - longest - 4);
+    return [`  ${left.padEnd(longest)}  ${first}`, ...others.map((line) => behind + line)];
+  });
 }
 
 const sentence = (text: string): string => `${text[0]?.toUpperCase()}${text.slice(1)}.`;
 
-/** At most 80 columns. */
-function wrapped(text: string): readonly string[] {
+const columns = 80;
+
+function wrapped(text: string, width = columns): readonly string[] {
   const lines: string[] = [];
   for (const word of text.split(" ")) {
     const last = lines.at(-1);
-    if (last !== undefined && last.length + 1 + word.length <= 80)
+    if (last !== undefined && last.length + 1 + word.length <= width)
       lines[lines.length - 1] = `${last} ${word}`;
     else lines.push(word);
   }

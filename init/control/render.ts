@@ -20,6 +20,18 @@ export function render(is: Result, result: CborValue, columns?: number): string 
   }
 }
 
+/** The result with its keys in the order of the table; CBOR sorts them by length. */
+export function inOrder(is: Result, result: CborValue): CborValue {
+  if (is.is === "nothing" || is.fields.length === 0) return result;
+  const keys = is.fields.map(({ key }) => key);
+  const one = (value: CborValue): CborValue => {
+    if (!(value instanceof Map)) return value;
+    const known = keys.filter((key) => value.has(key)).map((key) => [key, value.get(key) ?? null] as const);
+    return new Map<string | number, CborValue>([...known, ...value]);
+  };
+  return Array.isArray(result) ? result.map(one) : one(result);
+}
+
 /** The result as JSON: octets in hex, keys as they are. */
 export function toJson(value: CborValue, indent: 0 | 2 = 2): string {
   return JSON.stringify(plain(value), null, indent);
