@@ -5,6 +5,7 @@
  */
 import { closeSync, constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
+import { join } from "node:path";
 import { GimbalError, quoted } from "../errors.ts";
 import type { Kernel } from "../kernel.ts";
 import { KEY_SPEC_PROCESS_KEYRING, MOUNT_ATTR_NODEV, MOUNT_ATTR_RDONLY } from "../linux.ts";
@@ -16,7 +17,7 @@ export type OpenImage = AsyncDisposable & {
   readonly devicePath: string;
   /** A fresh detached mount of it, read-only; the caller owns the descriptor. Cheap: it shares the page cache. */
   newMount(): number;
-  /** True once a block did not verify. */
+  /** True once a block did not verify. Only while somebody has it mounted. */
   isCorrupted(): boolean;
 };
 
@@ -29,12 +30,12 @@ let opened = 0;
  * Opens `image`, attached to no path. Errors: image-truncated, verity-mismatch, verity-signature, image-malformed,
  * kernel-refused, bad-argument. Then nothing stays behind.
  */
-export async function openImage(kernel: Kernel, image: Image): Promise<OpenImage> {
+export async function openImage(kernel: Kernel, image: Image, dev = "/dev"): Promise<OpenImage> {
   await using undo = new AsyncDisposableStack();
   const file = await openFile(image);
   const loop = await attach(kernel, image, file);
   undo.defer(() => closeSync(loop.fd)); // autoclear: the device goes with its last user
-  const device = createDevice(kernel, image, loop.path);
+  const device = createDevice(kernel, image, loop.path, dev);
   undo.defer(() => device.remove());
   await lookThrough(image, device.path);
   const newMount = () => mountDetached(kernel, image, device.path);
@@ -83,14 +84,14 @@ async function attach(kernel: Kernel, image: Image, file: FileHandle): Promise<{
 
 type Device = { readonly name: string; readonly path: string; remove(): void };
 
-function createDevice(kernel: Kernel, image: Image, loop: string): Device {
+function createDevice(kernel: Kernel, image: Image, loop: string, dev: string): Device {
   const name = `gimbal-${image.name}-${++opened}`;
   const key = image.signature ? signatureKey(kernel, name, image.signature) : undefined;
   try {
     const length = BigInt(image.verity.dataBlocks) * 8n;
     const parameters = verityParameters(image, loop, key?.description);
     const { minor } = kernel.dmCreate(name, "", true, [{ start: 0n, length, type: "verity", parameters }]);
-    return { name, path: `/dev/dm-${minor}`, remove: () => remove(kernel, name) };
+    return { name, path: join(dev, `dm-${minor}`), remove: () => remove(kernel, name) };
   } catch (error) {
     if (key && isErrno(error, "ENOKEY", "EKEYREJECTED", "EBADMSG", "EINVAL"))
       throw new GimbalError(
