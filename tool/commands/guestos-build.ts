@@ -1,10 +1,10 @@
 /** `gimbal guestos build`. */
-import { Command, InvalidArgumentError } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 import { megabytes } from "../../initramfs/step.ts";
 import { buildGuestos } from "../guestos/build.ts";
 import { readSigner } from "../guestos/signing.ts";
 import { readYaml } from "../guestos/yaml.ts";
-import { carryOut, show, table, warn } from "../output.ts";
+import { type Output, show, table, warn } from "../output.ts";
 
 type Options = {
   rootfs: string;
@@ -19,26 +19,28 @@ type Options = {
   json?: boolean;
 };
 
-export const guestosBuild = new Command("build")
-  .description("make a signed GuestOS of guestos.yaml and a root file system")
-  .argument("<source>", "guestos.yaml, or the folder it lies in")
-  .requiredOption("--rootfs <folder|tar>", "content of the root image; a tar may be packed with gzip or zstd")
-  .option(
-    "--image <file=folder|tar>",
-    "content of another image, by its image_file; again for each",
-    images,
-    new Map(),
-  )
-  .requiredOption("--key <file>", "the signer's private key, PEM, P-256 or P-384")
-  .requiredOption("--cert <file>", "its certificate, PEM, followed by intermediate CAs if there are any")
-  .requiredOption("--out <folder>", "gets <name>-<version>/")
-  .option("--version <number>", "instead of the version in guestos.yaml", wholeNumber)
-  .option("--db-key <file>", "key in the firmware's db: signs root hashes for the kernel, as c0 needs it")
-  .option("--db-cert <file>", "its certificate")
-  .option("--force", "replace what is in the output folder")
-  .option("--json", "the result as JSON")
-  .action(async (path: string, options: Options) => {
-    await carryOut(options, async () => {
+export const guestosBuild = (output: Output): Command =>
+  new Command("build")
+    .description("make a signed GuestOS of guestos.yaml and a root file system")
+    .argument("<source>", "guestos.yaml, or the folder it lies in")
+    .requiredOption(
+      "--rootfs <folder|tar>",
+      "content of the root image; a tar may be packed with gzip or zstd",
+    )
+    .addOption(
+      new Option("--image <file=folder|tar>", "content of another image, by its image_file; again for each")
+        .argParser(images)
+        .default(new Map(), "none"),
+    )
+    .requiredOption("--key <file>", "the signer's private key, PEM, P-256 or P-384")
+    .requiredOption("--cert <file>", "its certificate, PEM, followed by intermediate CAs if there are any")
+    .requiredOption("--out <folder>", "gets <name>-<version>/")
+    .option("--version <number>", "instead of the version in guestos.yaml", wholeNumber)
+    .option("--db-key <file>", "key in the firmware's db: signs root hashes for the kernel, as c0 needs it")
+    .option("--db-cert <file>", "its certificate")
+    .option("--force", "replace what is in the output folder")
+    .option("--json", "the result as JSON")
+    .action(async (path: string, options: Options) => {
       const { dbKey, dbCert } = options;
       const source = await readYaml(path);
       const built = await buildGuestos({
@@ -51,24 +53,24 @@ export const guestosBuild = new Command("build")
         outFolder: options.out,
         force: options.force === true,
       });
-      warn(built.warnings);
+      warn(output, built.warnings);
       const { folder, images: made, digest } = built;
       const rows = made.map(
         ({ file, sizeBytes, rootHash }) =>
           [file, `${megabytes(sizeBytes).padStart(8)} MB  ${rootHash}`] as const,
       );
       show(
+        output,
         options,
         built,
         `${folder}\n${table([...rows, ["manifest.cose", `${"".padStart(11)}  ${digest}`]])}`,
       );
+    })
+    .hook("preAction", (command) => {
+      const { dbKey, dbCert } = command.opts<Options>();
+      if ((dbKey === undefined) !== (dbCert === undefined))
+        command.error("error: --db-key and --db-cert go together");
     });
-  })
-  .hook("preAction", (command) => {
-    const { dbKey, dbCert } = command.opts<Options>();
-    if ((dbKey === undefined) !== (dbCert === undefined))
-      command.error("error: --db-key and --db-cert go together");
-  });
 
 function images(text: string, before: ReadonlyMap<string, string>): ReadonlyMap<string, string> {
   const at = text.indexOf("=");

@@ -4,18 +4,17 @@ import { isStored } from "../../init/guestos/manifest-format.ts";
 import { parseCertificate } from "../../init/trust/certificate.ts";
 import { megabytes } from "../../initramfs/step.ts";
 import { type Found, findGuestos, plainFields } from "../guestos/read.ts";
-import { carryOut, type Shown, show, table } from "../output.ts";
+import { type Output, type Shown, show, table } from "../output.ts";
 
-export const guestosShow = new Command("show")
-  .description("show what a manifest says, without verifying it")
-  .argument("<path>", "manifest.cose, or the folder it lies in")
-  .option("--json", "all fields as JSON")
-  .action(async (path: string, options: Shown) => {
-    await carryOut(options, async () => {
+export const guestosShow = (output: Output): Command =>
+  new Command("show")
+    .description("show what a manifest says, without verifying it")
+    .argument("<path>", "manifest.cose, or the folder it lies in")
+    .option("--json", "all fields as JSON")
+    .action(async (path: string, options: Shown) => {
       const found = await findGuestos(path);
-      show(options, asJson(found), asText(found));
+      show(output, options, asJson(found), asText(found));
     });
-  });
 
 const chainOf = ({ claimed }: Found): string[] =>
   claimed.envelope.chain.map((der) => {

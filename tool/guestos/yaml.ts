@@ -26,7 +26,7 @@ export async function readYaml(path: string): Promise<GuestosSource> {
   const document = parseDocument(text, { uniqueKeys: true, prettyErrors: true });
   const [error] = document.errors;
   if (error) throw refuse(error.message.split("\n")[0] ?? "", error);
-  const value: unknown = valueOf(() => document.toJS({ maxAliasCount: 100 }), refuse);
+  const value: unknown = valueIn(() => document.toJS({ maxAliasCount: 100 }), refuse);
   if (typeof value !== "object" || value === null || Array.isArray(value)) throw refuse("it is no map");
   const source = value as GuestosSource;
   if (typeof source.name !== "string") throw refuse("it has no name");
@@ -34,7 +34,7 @@ export async function readYaml(path: string): Promise<GuestosSource> {
   return source;
 }
 
-function valueOf<T>(get: () => T, refuse: (why: string, cause: unknown) => GimbalError): T {
+function valueIn<T>(get: () => T, refuse: (why: string, cause: unknown) => GimbalError): T {
   try {
     return get();
   } catch (cause) {
