@@ -32,14 +32,16 @@ async function pump(session: RunSession, channel: Channel): Promise<CborValue> {
     for await (const { from, bytes } of session.output) {
       if (!(await channel.octets(from, bytes))) return null;
     }
+    // A session that was ended before its command has no end to tell of.
+    if (channel.gone.aborted) return null;
     const { status, sentence } = await session.ended;
     const result = new Map<string, CborValue>([["status", status]]);
     if (sentence !== undefined) result.set("sentence", sentence);
     return result;
   } finally {
     channel.gone.removeEventListener("abort", end);
+    channel.close(); // from here on nothing of the client reaches the session
     await end();
-    channel.close();
   }
 }
 
@@ -67,6 +69,7 @@ class Input {
   }
 
   take(message: Message): string | undefined {
+    if (this.#channel.gone.aborted) return undefined; // it crossed with the end
     const [name, value] = onlyField(message);
     switch (name) {
       case "input":
