@@ -4,6 +4,7 @@ import type { Kernel } from "../kernel.ts";
 import { Console } from "./console.ts";
 import { actsOn, exitReport, type Guest, SIGHALT, SIGTERM, signalGuest } from "./guest.ts";
 import { idBaseOf } from "./ids.ts";
+import { readKeptLog, writeKeptLog } from "./kept-log.ts";
 import { type After, guestOf, move, type State, type Thawed } from "./life.ts";
 import { ConsoleLog } from "./logs.ts";
 import type { ContainerRecord } from "./records.ts";
@@ -14,6 +15,8 @@ export type ContainerPorts = {
   readonly kernel: Kernel;
   readonly starter: Starter;
   readonly isCore: boolean;
+  /** Where its console log is kept over boots. */
+  readonly logPath: string;
   readonly nowMs: () => number;
   readonly onState: (change: StateChange) => void;
   readonly onOom: (kills: number) => void;
@@ -31,6 +34,8 @@ export class Container {
   record: ContainerRecord;
   readonly console: Console;
   readonly #ports: ContainerPorts;
+  #keptVersion = 0;
+  #keeping: Promise<void> = Promise.resolve();
   #state: State<Guest> = { is: "STOPPED", lastExit: undefined };
   #lastExit: ExitReport | undefined;
   #guestSays: string | undefined;
@@ -74,6 +79,33 @@ export class Container {
     };
   }
 
+  /** Of this boot and, before its first start, of the one before. */
+  get log(): ConsoleLog {
+    const { log } = this.console;
+    if (log.version === 0 && log.lengthBytes === 0)
+      log.restore(readKeptLog(this.#ports.logPath, log.maxBytes));
+    return log;
+  }
+
+  /** Settles when what the console said until now is on the disk, or was reported as not kept. */
+  keepLog(): Promise<void> {
+    this.#keeping = this.#keeping.then(async () => {
+      const { log } = this.console;
+      const { version } = log;
+      if (version === this.#keptVersion) return;
+      try {
+        await writeKeptLog(this.#ports.logPath, log);
+        this.#keptVersion = version;
+      } catch (error) {
+        this.#ports.onReport(
+          "log-not-kept",
+          `the console log of ${this.record.config.name}: ${reasonOf(error)}`,
+        );
+      }
+    });
+    return this.#keeping;
+  }
+
   async start(): Promise<void> {
     const before = this.#state;
     if (before.is !== "STOPPED" && before.is !== "REBOOTING") throw this.#wrongState("start");
@@ -89,6 +121,7 @@ export class Container {
         : move<Guest, typeof before>(before, starting),
     );
     try {
+      void this.log; // what was kept comes before what this guest says
       const guest = await this.#ports.starter.start({
         record: this.record,
         isCore: this.#ports.isCore,
@@ -189,17 +222,31 @@ export class Container {
         this.#change(move<Guest, typeof state>(state, { is: "RUNNING", guest }));
       }
     });
-    this.#ended = this.#end(guest);
+    let killed = 0;
+    const watching = guest.cgroup.watchOom(() => {
+      killed = this.#tellOom(guest, killed);
+    });
+    this.#ended = this.#end(guest, () => {
+      watching[Symbol.dispose]();
+      this.#tellOom(guest, killed);
+    });
     this.#ended.catch((error: unknown) => this.#ports.onReport("container-undo-failed", reasonOf(error)));
   }
 
+  /** Tells of kills by the container's own limit that were not told yet; a guest's own limits inside are its matter. */
+  #tellOom(guest: Guest, told: number): number {
+    const { ownLimit } = guest.cgroup.oomKills();
+    if (ownLimit > told) this.#ports.onOom(ownLimit - told);
+    return Math.max(ownLimit, told);
+  }
+
   /** From the exit of init to the last thing undone. */
-  async #end(guest: Guest): Promise<ExitReport> {
+  async #end(guest: Guest, beforeUndo: () => void): Promise<ExitReport> {
     const status = await guest.exited;
+    beforeUndo();
     const { ownLimit } = guest.cgroup.oomKills();
     const report = exitReport(status, ownLimit, this.#endedBy, this.#ports.nowMs());
     this.#lastExit = report;
-    if (ownLimit > 0) this.#ports.onOom(ownLimit);
     const asked = this.#state.is === "SHUTTING_DOWN";
     this.#shuttingDown(guest); // it is no longer there to run a command in
     try {
@@ -208,6 +255,7 @@ export class Container {
       this.#change({ is: "ZOMBIE", why: reasonOf(error) }, report);
       throw error;
     }
+    void this.keepLog();
     if (report.why !== "reboot" || asked) {
       this.#change({ is: "STOPPED", lastExit: report }, report);
       return report;

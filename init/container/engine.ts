@@ -16,6 +16,7 @@ import { Container } from "./container.ts";
 import { type ExecRequest, type ExecSession, openExec } from "./exec.ts";
 import { coreSlot, nextSlot } from "./ids.ts";
 import { OpenImages } from "./images.ts";
+import { keptLogPath } from "./kept-log.ts";
 import type { LogView } from "./logs.ts";
 import type { EnginePorts } from "./ports.ts";
 import { type ContainerRecord, deleteRecord, readRecords, writeRecord } from "./records.ts";
@@ -76,8 +77,9 @@ export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
   }
 
   async load(): Promise<readonly ContainerStatus[]> {
-    const { state, data } = this.#ports.paths;
+    const { state, data, run } = this.#ports.paths;
     await mkdir(data, { recursive: true, mode: 0o700 });
+    await mkdir(run, { recursive: true, mode: 0o755 });
     const { records, reports, uuids } = await readRecords(state);
     for (const report of reports) this.emit("report", report);
     for (const record of records) this.#add(record);
@@ -153,6 +155,7 @@ export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
       });
     }
     if (isLive(container)) await container.kill();
+    await container.keepLog(); // it must not be written again once it is deleted
     await deleteRecord(this.#ports.paths.state, uuid);
     this.#containers.delete(uuid); // from here on it is a leftover, which the next boot would remove
     await this.#deleteData(uuid);
@@ -219,7 +222,7 @@ export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
   }
 
   logs(ref: string): LogView {
-    return this.#find(ref).console.log;
+    return this.#find(ref).log;
   }
 
   attachConsole(ref: string, onOutput: (bytes: Uint8Array) => void): ConsoleAttachment {
@@ -258,6 +261,7 @@ export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
     this.#closing = true;
     await this.#changes;
     await this.stopAll();
+    await Promise.all([...this.#containers.values()].map((container) => container.keepLog()));
     this.#starter[Symbol.dispose]();
   }
 
@@ -274,6 +278,7 @@ export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
       kernel: this.#kernel,
       starter: this.#starter,
       isCore: uuid === coreUuid,
+      logPath: keptLogPath(this.#ports.paths.data, uuid),
       nowMs: this.#ports.nowMs,
       onState: (change) => this.emit("state", change),
       onOom: (kills) => this.emit("oom", { uuid, name: container.record.config.name, kills }),

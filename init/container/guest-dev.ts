@@ -4,7 +4,7 @@
  */
 import { closeSync, existsSync, readFileSync } from "node:fs";
 import type { Kernel } from "../kernel.ts";
-import { MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, O_PATH, RESOLVE_BENEATH, S_IFBLK, S_IFCHR } from "../linux.ts";
+import { MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, RESOLVE_BENEATH, S_IFBLK, S_IFCHR } from "../linux.ts";
 import { type DeviceNode, type DeviceRule, defaultNodes } from "./devices.ts";
 
 export type GuestDev = Disposable & {
@@ -37,13 +37,11 @@ export function makeGuestDev(kernel: Kernel, idBase: number, rules: readonly Dev
   undo.defer(() => closeSync(dev));
   const mask = kernel.umask(0); // mknodat obeys it
   try {
-    // The devpts of the guest has its own ptmx: an allowed machine-wide one must not take the link's place.
-    const nodes = [...defaultNodes, ...nodesOf(rules)].filter(
-      ({ name }) => !links.some(([link]) => link === name),
-    );
-    for (const node of nodes) makeNode(kernel, dev, node);
     for (const folder of folders) kernel.mkdirat(dev, folder, 0o755);
     for (const [name, target] of links) kernel.symlinkat(target, dev, name);
+    // What is the guest's own stays so: an allowed machine-wide ptmx or console must not take its place.
+    const made = new Set([...folders, ...links.map(([name]) => name), "console"]);
+    for (const node of [...defaultNodes, ...nodesOf(rules)]) makeNode(kernel, dev, node, made);
     closeSync(kernel.openat2(dev, "console", O_WRONLY_CREAT_EXCL, 0o600, RESOLVE_BENEATH));
   } finally {
     kernel.umask(mask);
@@ -65,32 +63,24 @@ export function makeGuestDev(kernel: Kernel, idBase: number, rules: readonly Dev
 
 const devAttributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
 
-function makeNode(kernel: Kernel, dev: number, node: DeviceNode): void {
+function makeNode(kernel: Kernel, dev: number, node: DeviceNode, made: Set<string>): void {
+  if (made.has(node.name)) return;
   const parts = node.name.split("/");
   for (let depth = 1; depth < parts.length; depth++) {
     const folder = parts.slice(0, depth).join("/");
-    if (!exists(kernel, dev, folder)) kernel.mkdirat(dev, folder, 0o755);
+    if (!made.has(folder)) kernel.mkdirat(dev, folder, 0o755);
+    made.add(folder);
   }
-  if (exists(kernel, dev, node.name)) return;
   const type = node.type === "b" ? S_IFBLK : S_IFCHR;
   kernel.mknodat(dev, node.name, type | node.mode, { major: node.major, minor: node.minor });
-}
-
-function exists(kernel: Kernel, dev: number, path: string): boolean {
-  try {
-    closeSync(kernel.openat2(dev, path, O_PATH, 0, RESOLVE_BENEATH));
-    return true;
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return false;
-    throw error;
-  }
+  made.add(node.name);
 }
 
 /** Nodes for the rules that name one device which this machine has now, under the kernel's own name for it. */
 export function nodesOf(rules: readonly DeviceRule[]): DeviceNode[] {
   const nodes: DeviceNode[] = [];
   for (const { type, major, minor } of rules) {
-    if (major === "*" || minor === "*" || (major === 5 && minor === 2)) continue; // ptmx: the guest's own
+    if (major === "*" || minor === "*" || isDefault(type, major, minor)) continue;
     const uevent = `/sys/dev/${type === "b" ? "block" : "char"}/${major}:${minor}/uevent`;
     if (!existsSync(uevent)) continue;
     const name = /^DEVNAME=([A-Za-z0-9._/-]+)$/m.exec(readFileSync(uevent, "utf8"))?.[1];
@@ -99,3 +89,6 @@ export function nodesOf(rules: readonly DeviceRule[]): DeviceNode[] {
   }
   return nodes;
 }
+
+const isDefault = (type: "c" | "b", major: number, minor: number): boolean =>
+  defaultNodes.some((node) => node.type === type && node.major === major && node.minor === minor);

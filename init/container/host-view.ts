@@ -2,8 +2,7 @@
  * What a guest sees of the machine at /run/host: a read-only mount of a small folder in PID 1's /run, with the notify
  * socket, the name server, and who runs it (systemd's container interface).
  */
-import { closeSync } from "node:fs";
-import { mkdir, rm, writeFile } from "node:fs/promises";
+import { closeSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Kernel } from "../kernel.ts";
 import {
@@ -19,29 +18,32 @@ import { bindNotifySocket, type NotifySocket } from "./notify.ts";
 
 const quietReadOnly = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
 
-export type HostView = AsyncDisposable & { readonly notify: NotifySocket; readonly mount: number };
+export type HostView = Disposable & { readonly notify: NotifySocket; readonly mount: number };
 
-export async function makeHostView(
+/** The folder lies in a tmpfs: each step is some microseconds. */
+export function makeHostView(
   kernel: Kernel,
   runPath: string,
   guest: { readonly uuid: string; readonly idBase: number; readonly dnsServer: string | undefined },
-): Promise<HostView> {
-  await using undo = new AsyncDisposableStack();
+): HostView {
+  using undo = new DisposableStack();
   const own = join(runPath, guest.uuid);
-  await rm(own, { recursive: true, force: true }); // of a life that was cut
-  undo.defer(() => rm(own, { recursive: true, force: true }));
+  rmSync(own, { recursive: true, force: true }); // of a life that was cut
+  undo.defer(() => rmSync(own, { recursive: true, force: true }));
   const folder = join(own, "host");
-  await mkdir(folder, { recursive: true, mode: 0o755 });
-  await writeFile(join(folder, "container-manager"), "gimbal\n", { mode: 0o444 });
-  await writeFile(join(folder, "container-uuid"), `${guest.uuid}\n`, { mode: 0o444 });
+  // Not recursive: node:fs repeats that for ever where a parent cannot be made.
+  mkdirSync(own, { mode: 0o755 });
+  mkdirSync(folder, { mode: 0o755 });
+  writeFileSync(join(folder, "container-manager"), "gimbal\n", { mode: 0o444 });
+  writeFileSync(join(folder, "container-uuid"), `${guest.uuid}\n`, { mode: 0o444 });
   if (guest.dnsServer !== undefined) {
-    await writeFile(join(folder, "resolv.conf"), `nameserver ${guest.dnsServer}\n`, { mode: 0o444 });
+    writeFileSync(join(folder, "resolv.conf"), `nameserver ${guest.dnsServer}\n`, { mode: 0o444 });
   }
   const notify = undo.use(bindNotifySocket(kernel, join(folder, "notify"), guest.idBase));
   const mount = hostMount(kernel, folder);
   undo.defer(() => closeSync(mount));
   const owned = undo.move();
-  return { notify, mount, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+  return { notify, mount, [Symbol.dispose]: () => owned.dispose() };
 }
 
 /** A read-only detached mount of a file or folder of the root namespace; the caller owns it. */

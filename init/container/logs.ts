@@ -29,13 +29,19 @@ export class ConsoleLog implements LogView {
   #droppedLines = 0;
   #version = 0;
 
-  constructor(maxBytes: number = defaultLogBytes, kept?: { bytes: Uint8Array; droppedLines: number }) {
+  constructor(maxBytes: number = defaultLogBytes) {
     this.#maxBytes = maxBytes;
-    if (kept) {
-      this.append(kept.bytes);
-      this.#droppedLines += kept.droppedLines;
-    }
+  }
+
+  /** Puts what was kept over a boot before everything else; only while nothing is in it. */
+  restore(bytes: Uint8Array): void {
+    if (this.#lengthBytes > 0 || this.#version > 0) return;
+    this.append(bytes);
     this.#version = 0;
+  }
+
+  get maxBytes(): number {
+    return this.#maxBytes;
   }
 
   get droppedLines(): number {

@@ -90,9 +90,7 @@ export class Starter {
 
     const cgroup = undo.use(createCgroup({ path: paths.cgroup, controllers }, uuid, settings.limits, idBase));
     kernel.attachDeviceProgram(cgroup.fd, this.#deviceProgram(settings.devices));
-    const view = undo.use(
-      await makeHostView(kernel, paths.run, { uuid, idBase, dnsServer: config.dnsServer }),
-    );
+    const view = undo.use(makeHostView(kernel, paths.run, { uuid, idBase, dnsServer: config.dnsServer }));
     const dev = undo.use(makeGuestDev(kernel, idBase, settings.devices));
     const pty = undo.use(openConsole(kernel, idBase));
     undo.use(console.connect(pty.master));
@@ -244,7 +242,7 @@ export class Starter {
 
   #deviceProgram(rules: readonly DeviceRule[]): number {
     const key = JSON.stringify(rules);
-    const program = this.#programs.get(key) ?? this.#kernel.loadDeviceProgram(compileDeviceProgram(rules));
+    const program = this.#programs.get(key) ?? loadDeviceProgram(this.#kernel, rules);
     this.#programs.set(key, program);
     return program;
   }
@@ -355,6 +353,18 @@ function clockOffsets(): string {
   const monotonic = process.hrtime.bigint() / 1_000_000_000n;
   const boot = BigInt(Math.floor(Number(readFileSync("/proc/uptime", "utf8").split(" ")[0])));
   return `monotonic -${monotonic} 0\nboottime -${boot} 0\n`;
+}
+
+/** The verifier gives up with EAGAIN when a signal comes in while it works, and expects to be asked again. */
+function loadDeviceProgram(kernel: Kernel, rules: readonly DeviceRule[]): number {
+  const program = compileDeviceProgram(rules);
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return kernel.loadDeviceProgram(program);
+    } catch (error) {
+      if (!hasErrno(error, "EAGAIN") || attempt === 10) throw error;
+    }
+  }
 }
 
 /** Refusals pass as they are; a stop while it started and what the kernel said get their sentence. */

@@ -263,15 +263,24 @@ export type Leftovers = {
   readonly loops: number;
 };
 
+/** Others use this machine, too. */
+const own = (lines: readonly string[]) => lines.filter((line) => line.includes(scratch)).length;
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return ""; // no loop device, or one that was detached just now
+  }
+}
+
 /** What a start could leave behind. */
 export function leftovers(bench: Bench): Leftovers {
   return {
     fds: readdirSync("/proc/self/fd").length,
     children: readFileSync(`/proc/self/task/${process.pid}/children`, "utf8").trim(),
-    mounts: readFileSync("/proc/self/mountinfo", "utf8").split("\n").length,
+    mounts: own(readFileSync("/proc/self/mountinfo", "utf8").split("\n")),
     cgroups: readdirSync(bench.cgroup, { withFileTypes: true }).filter((entry) => entry.isDirectory()).length,
     run: readdirSync(bench.ports.paths.run),
-    loops: readdirSync("/sys/block").filter((name) => existsSync(`/sys/block/${name}/loop/backing_file`))
-      .length,
+    loops: own(readdirSync("/sys/block").map((name) => textOf(`/sys/block/${name}/loop/backing_file`))),
   };
 }

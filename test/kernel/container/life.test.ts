@@ -1,7 +1,7 @@
 /** Stops, freezes, reboots and ends, from every state. */
-import { readdirSync, readFileSync } from "node:fs";
+import { closeSync, readdirSync, readFileSync } from "node:fs";
 import t from "tap";
-import { leftovers, makeBench, manifest, mount, reaches, run, says } from "./fixture.ts";
+import { kernel, leftovers, makeBench, manifest, mount, reaches, run, says } from "./fixture.ts";
 
 t.test("what does not run is not stopped, and nothing is started twice", async (t) => {
   await using bench = await makeBench();
@@ -176,7 +176,17 @@ t.test("the log outlives the stop, and a follower the restart", async (t) => {
     await reaches(bench, name, "STOPPED");
   }
   t.equal(heard.join("").match(/hello/g)?.length, 3);
-  t.equal(Buffer.from(bench.engine.logs(name).bytes()).toString().match(/hello/g)?.length, 3);
+  const count = () => Buffer.from(bench.engine.logs(name).bytes()).toString().match(/hello/g)?.length;
+  t.equal(count(), 3);
+  await bench.reload();
+  t.equal(count(), 3, "and a boot");
+  await bench.engine.start(name);
+  await reaches(bench, name, "STOPPED");
+  t.equal(count(), 4);
+  const { uuid } = bench.engine.status(name);
+  await bench.engine.remove(name);
+  t.same(readdirSync(bench.ports.paths.data), [], "removed with its container");
+  t.same(bench.reports, [], uuid);
 });
 
 t.test("a guest that floods its console fills neither memory nor the loop's time", async (t) => {
@@ -218,3 +228,25 @@ t.test("all are stopped at once, c0 last", async (t) => {
   await bench.engine[Symbol.asyncDispose]();
   await t.rejects(bench.engine.start("c0"), { code: "container-state", message: /going down/ });
 });
+
+t.test(
+  "with a full disk a container is still stopped and removed, and what was lost is told (B72)",
+  async (t) => {
+    await using bench = await makeBench();
+    const mounts = [mount("SHARED", "/"), mount("EMPTY", "/data", { imageFile: "data", fsType: "ext4" })];
+    const name = await bench.create(manifest({ args: ["status-and-wait"], mounts }));
+    // A small file system in place of the data folder, and all of it taken.
+    const disk = kernel.fsMount("tmpfs", [["size", "64k"]], 0);
+    kernel.moveMount(disk, -100, bench.ports.paths.data);
+    closeSync(disk);
+    using _unmount = { [Symbol.dispose]: () => kernel.umount(bench.ports.paths.data, 2) };
+    await bench.engine.start(name);
+    await says(bench, name, "ready");
+    t.not((await run(bench, name, "flood-file", "/data/large")).status, 0);
+    await bench.engine.stop(name);
+    t.equal(bench.engine.status(name).state, "STOPPED");
+    await bench.engine.remove(name);
+    t.same(readdirSync(bench.ports.paths.data), []);
+    t.match(bench.reports, [{ code: "log-not-kept" }]);
+  },
+);

@@ -168,6 +168,13 @@ int main(int count, char **words) {
     int fd = open(one, O_WRONLY | O_CREAT | O_APPEND, 0644);
     return fd < 0 || write(fd, two, strlen(two)) < 0 ? errno : 0;
   }
+  if (!strcmp(what, "flood-file")) {
+    static char block[4096];
+    int fd = open(one, O_WRONLY | O_CREAT, 0644);
+    if (fd < 0) return errno;
+    for (;;)
+      if (write(fd, block, sizeof block) < 0) return errno;
+  }
   if (!strcmp(what, "list")) return list(one);
   if (!strcmp(what, "stat")) {
     struct stat s;
