@@ -1,4 +1,5 @@
 // Descriptors in the event loop: uv_poll_t, one per watch.
+#include <fcntl.h>
 #include <uv.h>
 
 #include <memory>
@@ -15,8 +16,10 @@ struct Poll {
   Napi::FunctionReference callback;
   napi_async_context context = nullptr;
   bool closed = false;
+  // A copy of the descriptor of its own: libuv takes one poll per number, and a terminal is read and written.
+  Fd fd;
 
-  explicit Poll(Napi::Env environment) : handle(), env(environment) {}
+  Poll(Napi::Env environment, int copy) : handle(), env(environment), fd(copy) {}
 };
 
 void OnEvent(uv_poll_t* handle, int status, int events) {
@@ -53,8 +56,9 @@ Napi::Value WatchFd(const Napi::CallbackInfo& info) {
   if (!info[2].IsFunction()) throw Napi::TypeError::New(env, "argument 3 is not a function");
   uv_loop_s* loop = nullptr;
   napi_get_uv_event_loop(env, &loop);
-  auto poll = std::make_unique<Poll>(env);
-  const int result = uv_poll_init(loop, &poll->handle, fd);
+  auto poll = std::make_unique<Poll>(env, fcntl(fd, F_DUPFD_CLOEXEC, 3));
+  if (!poll->fd) throw SyscallError(env, errno, "fcntl F_DUPFD_CLOEXEC", "");
+  const int result = uv_poll_init(loop, &poll->handle, poll->fd.get());
   if (result < 0) throw SyscallError(env, -result, "epoll_ctl", "");
   poll->handle.data = poll.get();
   poll->callback = Napi::Persistent(info[2].As<Napi::Function>());

@@ -5,7 +5,7 @@ import { closeSync, mkdtempSync, rmSync, writeFileSync, writeSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
-import { CLD_EXITED, CLD_KILLED, UV_READABLE } from "../../../init/linux.ts";
+import { CLD_EXITED, CLD_KILLED, UV_READABLE, UV_WRITABLE } from "../../../init/linux.ts";
 import { loadKernel } from "../load.ts";
 
 const kernel = loadKernel();
@@ -137,4 +137,25 @@ print(os.getpid())`,
   t.throws(() => kernel.bindDatagram(path), { code: "EADDRINUSE" });
   t.throws(() => kernel.bindDatagram("x".repeat(200)), { code: "ENAMETOOLONG" });
   closeSync(fd);
+});
+
+t.test("one descriptor can be watched twice: for reading and, at the same time, for writing", async (t) => {
+  const { master, slave } = kernel.openPty();
+  const both = await new Promise<readonly string[]>((resolve) => {
+    const seen: string[] = [];
+    const note = (what: string) => {
+      seen.push(what);
+      if (!seen.includes("read")) writeSync(slave, "x\n");
+      if (seen.includes("read") && seen.includes("write")) {
+        reading.close();
+        writing.close();
+        resolve(seen);
+      }
+    };
+    const reading = kernel.watchFd(master, UV_READABLE, () => note("read"));
+    const writing = kernel.watchFd(master, UV_WRITABLE, () => note("write"));
+  });
+  t.ok(both.includes("read") && both.includes("write"));
+  closeSync(master);
+  closeSync(slave);
 });
