@@ -19,12 +19,13 @@ import {
   temporaryOf,
 } from "../initramfs/cache.ts";
 import { megabytes, say } from "../initramfs/step.ts";
+import type { HashTree } from "../tool/verity-tree.ts";
 import { c0 } from "./c0/recipe.ts";
 import { checkRoot, executablesOf, type Root } from "./check.ts";
 import { debian } from "./debian/recipe.ts";
 import { hello } from "./hello/recipe.ts";
 import { movedPackages, type PackageSet, readLock, readMoved, recordMoved, writeLock } from "./lock.ts";
-import { type HashTree, imageEpochSeconds, packFormat, packImage } from "./pack.ts";
+import { imageEpochSeconds, packFormat, packImage } from "./pack.ts";
 import type { DebianRecipe, ProgramRecipe, Recipe } from "./recipe.ts";
 import { signedManifest } from "./release.ts";
 import { debianRoot, programRoot } from "./rootfs.ts";

@@ -5,23 +5,15 @@
  */
 import { mkdir, readFile, rename, rm, stat, truncate } from "node:fs/promises";
 import { join } from "node:path";
-import { GimbalError } from "../init/errors.ts";
 import { digestOf } from "../initramfs/cache.ts";
 import { command } from "../initramfs/command.ts";
+import { appendHashTree, type HashTree } from "../tool/verity-tree.ts";
+import { asRoot } from "./as-root.ts";
 import { listingFormat, parseListing, type Root } from "./check.ts";
+import { readBack } from "./read-back.ts";
 
 /** `tar`: with the owners and extended attributes that the files shall have. `folder`: all files become root's. */
 export type RootSource = { readonly is: "tar" | "folder"; readonly path: string };
-
-/** What dm-verity needs to know, and the manifest says. */
-export type HashTree = {
-  /** Hex. */
-  readonly rootHash: string;
-  readonly salt: string;
-  /** Octets of file system before the verity superblock, a multiple of 4096. */
-  readonly hashOffsetBytes: number;
-  readonly dataBlocks: number;
-};
 
 /** Raised when this file makes another image of the same tree. */
 export const packFormat = "2";
@@ -47,10 +39,11 @@ export async function packImage(
     const capable = source.is === "tar" ? await unpack(source.path, root) : [];
     await inspect(await rootIn(root, capable));
     await makeFileSystem(source, root, temporary, uuidFrom(digestOf("erofs", seed)));
-    await command("fsck.erofs", ["--extract", temporary]); // reads and decompresses every file
+    await readBack(temporary, root, `${path}.back`, source.is === "tar");
     const { size } = await stat(temporary);
     await truncate(temporary, Math.ceil(size / blockBytes) * blockBytes);
-    const tree = await appendHashTree(temporary, seed);
+    const salt = digestOf("verity salt", seed);
+    const tree = await appendHashTree(temporary, { salt, uuid: uuidFrom(digestOf("verity", seed)) });
     await rename(temporary, path);
     return tree;
   } finally {
@@ -66,7 +59,7 @@ async function unpack(tar: string, root: string): Promise<string[]> {
   await asRoot("tar", [
     ...["--extract", "--numeric-owner", "--same-permissions", ...attributes],
     // the start of a container makes its own, and none can be made without privilege
-    ...["--exclude=./dev/*", "--file", tar, "--directory", root],
+    ...["--anchored", "--exclude=./dev/*", "--exclude=dev/*", "--file", tar, "--directory", root],
   ]);
   const listing = (await command("tar", ["--list", "-vv", ...attributes, "--file", tar])).toString();
   return listing
@@ -91,33 +84,6 @@ async function makeFileSystem(source: RootSource, root: string, image: string, u
   // lz4hc is read about as fast as plain blocks; clusters of 16 KiB are a tenth smaller than those of 4, and no slower at a first exec
   const options = ["--quiet", "-zlz4hc,12", "-C16384", `-T${imageEpochSeconds}`, `-U${uuid}`];
   await asRoot("mkfs.erofs", [...options, ...(source.is === "folder" ? ["--all-root"] : []), image, root]);
-}
-
-/** Runs a program as root, or as one who looks like it: files then carry the ids of the namespace. */
-async function asRoot(program: string, args: readonly string[]): Promise<Buffer> {
-  if (process.getuid?.() === 0) return await command(program, args);
-  return await command("unshare", ["--map-root-user", "--map-auto", "--", program, ...args], {
-    todo: "a line for this user in /etc/subuid and /etc/subgid is needed (usermod --add-subuids), or run the build as root",
-  });
-}
-
-async function appendHashTree(image: string, seed: string): Promise<HashTree> {
-  const { size } = await stat(image);
-  const salt = digestOf("verity salt", seed);
-  const output = await command("veritysetup", [
-    "format",
-    ...["--hash=sha256", `--salt=${salt}`, `--uuid=${uuidFrom(digestOf("verity", seed))}`],
-    ...["--data-block-size=4096", "--hash-block-size=4096", `--hash-offset=${size}`, image, image],
-  ]);
-  const rootHash = /^Root hash:\s+([0-9a-f]{64})$/m.exec(output.toString())?.[1];
-  if (rootHash === undefined) {
-    throw new GimbalError("build-failed", {
-      tried: "make the hash tree of",
-      on: image,
-      why: "veritysetup printed no root hash",
-    });
-  }
-  return { rootHash, salt, hashOffsetBytes: size, dataBlocks: size / blockBytes };
 }
 
 /** RFC 9562, version 8: the digits are ours. */

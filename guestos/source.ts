@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { parse as parseYaml } from "yaml";
 import { GimbalError, quoted } from "../init/errors.ts";
 import { encodeManifest } from "../init/guestos/manifest-format.ts";
-import type { HashTree } from "./pack.ts";
+import type { HashTree } from "../tool/verity-tree.ts";
 
 export type BuiltImage = {
   readonly sizeBytes: number;
