@@ -1,13 +1,13 @@
 /** The engine on this device: images through dm-verity, starts measured into PCR 13, c0 first. */
 import { randomUUID } from "node:crypto";
-import { closeSync } from "node:fs";
+import { closeSync, constants, openSync } from "node:fs";
 import { totalmem } from "node:os";
 import { join } from "node:path";
 import { prepareCgroups } from "../container/cgroup.ts";
 import { coreUuid, Engine } from "../container/engine.ts";
 import type { EnginePorts, ImageOpener, VerifiedGuestOs } from "../container/ports.ts";
 import { openImage } from "../disk/verity.ts";
-import { GimbalError, reasonOf } from "../errors.ts";
+import { GimbalError } from "../errors.ts";
 import type { Manifest } from "../guestos/manifest.ts";
 import { hasImage } from "../guestos/manifest-format.ts";
 import type { GuestOsStore } from "../guestos/store.ts";
@@ -51,6 +51,7 @@ export async function openEngine(before: Verified): Promise<Running> {
     controllers: tree.controllers,
     missingControllers: "refuse",
     memoryBytes,
+    beforeRelease: async ({ pid, isCore }) => giveNetwork(before, pid, isCore),
     nowMs: Date.now,
     randomUuid: randomUUID,
   };
@@ -82,7 +83,6 @@ export async function openEngine(before: Verified): Promise<Running> {
         ]),
       );
     }
-    if (from === "STARTING" && (to === "BOOTING" || to === "RUNNING")) giveNetwork(before, engine, uuid);
   });
   await engine.load();
   return { ...before, engine } as Omit<Running, typeof running> as Running;
@@ -163,23 +163,22 @@ function imageOpener({ kernel, secureBoot }: Verified): ImageOpener {
   };
 }
 
-/** The loopback of every container is up; c0 owns the machine's network interfaces. */
-function giveNetwork({ kernel, log, screen }: Verified, engine: Engine, uuid: string): void {
-  let netns: number | undefined;
+/**
+ * While the new process waits, before the guest's first instruction: its loopback comes up, and c0 gets the machine's interfaces. They
+ * come back when c0's namespace goes.
+ */
+function giveNetwork({ kernel, log }: Verified, pid: number, isCore: boolean): void {
+  const netns = openSync(`/proc/${pid}/ns/net`, constants.O_RDONLY);
   try {
-    netns = engine.openNetns(uuid);
     bringLoopbackUp(kernel, netns);
-    if (uuid !== coreUuid) return;
+    if (!isCore) return;
     for (const link of listLinks(kernel)) {
       if (link.name === "lo") continue;
       moveLink(kernel, -1, link.name, netns);
       log.info(`network interface ${link.name} moved to c0`);
     }
-  } catch (error) {
-    log.warn(`network of ${uuid}: ${reasonOf(error)}`);
-    screen.warn(`a container has no network: ${reasonOf(error)}`);
   } finally {
-    if (netns !== undefined) closeSync(netns);
+    closeSync(netns);
   }
 }
 

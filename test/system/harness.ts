@@ -190,7 +190,8 @@ export class Boot implements AsyncDisposable {
 
   /** Waits for text behind what an earlier call found. Rejects with the end of the console after `timeoutMs` or when QEMU ends. */
   async waitFor(wanted: string | RegExp, timeoutMs = 180_000): Promise<RegExpExecArray> {
-    const pattern = typeof wanted === "string" ? new RegExp(wanted.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")) : wanted;
+    const pattern =
+      typeof wanted === "string" ? new RegExp(wanted.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")) : wanted;
     const end = Date.now() + timeoutMs;
     let over = false;
     for (;;) {

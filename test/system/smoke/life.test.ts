@@ -17,7 +17,8 @@ await buildForTest();
 /** What a failed boot must not show: each later stage. */
 const laterStages = /trusted|GuestOS {8}|c0 {13}/;
 
-await using device = await TestDevice.create("smoke-life");
+const device = await TestDevice.create("smoke-life");
+t.teardown(() => device[Symbol.asyncDispose]());
 
 type Answer = { readonly status: number; readonly stdout: string; readonly stderr: string };
 

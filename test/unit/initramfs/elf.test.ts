@@ -17,7 +17,9 @@ t.test("anything but a 64-bit little-endian ELF file is refused", (t) => {
 
 t.test("an interpreter that is longer than the one in the file is refused", (t) => {
   const copy = Buffer.from(node);
-  t.throws(() => patchInterpreter(copy, "/usr/lib/gimbal/ld-linux-x86-64.so.2", "node"), { code: "build-failed" });
+  t.throws(() => patchInterpreter(copy, "/usr/lib/gimbal/ld-linux-x86-64.so.2", "node"), {
+    code: "build-failed",
+  });
   t.ok(copy.equals(node), "and nothing was written");
   t.end();
 });
@@ -26,7 +28,8 @@ t.test("readElf says what Node needs, as readelf(1) does", (t) => {
   const { machine, interpreter, needed } = readElf(node, "node");
   t.equal(machine, 62);
   t.equal(interpreter, "/lib64/ld-linux-x86-64.so.2");
-  const expected = "libdl.so.2 libstdc++.so.6 libm.so.6 libgcc_s.so.1 libpthread.so.0 libc.so.6 ld-linux-x86-64.so.2";
+  const expected =
+    "libdl.so.2 libstdc++.so.6 libm.so.6 libgcc_s.so.1 libpthread.so.0 libc.so.6 ld-linux-x86-64.so.2";
   t.same(needed, expected.split(" "));
   t.end();
 });

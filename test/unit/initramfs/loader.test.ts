@@ -13,7 +13,10 @@ const strings = [
 t.test("a loader that lacks one of the paths is refused by its name", (t) => {
   for (const missing of [strings[0], strings[1], strings[4], strings[5]]) {
     const rest = strings.filter((each) => each !== missing);
-    t.throws(() => patchLoader(Buffer.from(`\0${rest.join("\0")}\0`)), { code: "build-failed", message: missing });
+    t.throws(() => patchLoader(Buffer.from(`\0${rest.join("\0")}\0`)), {
+      code: "build-failed",
+      message: missing,
+    });
   }
   t.end();
 });

@@ -29,7 +29,13 @@ t.test("a module that the kernel does not have is refused by its name", async (t
 });
 
 t.test("a module stands behind what it depends on, once, and else in the order asked for", async (t) => {
-  const kernel = tree({ verity: "dm-mod,reed_solomon", "dm-mod": "", "reed-solomon": "", crypt: "dm-mod", z: "" });
+  const kernel = tree({
+    verity: "dm-mod,reed_solomon",
+    "dm-mod": "",
+    "reed-solomon": "",
+    crypt: "dm-mod",
+    z: "",
+  });
   t.same(await names(kernel, ["z", "verity", "crypt", "dm_mod"]), [
     "z.ko",
     "dm-mod.ko",
