@@ -236,6 +236,9 @@ const mountFromWire = ({ minSize, defSize, maxSize, ...rest }: WireMount): Manif
   maximumSizeMb: maxSize,
 });
 
+/** Every start mounts these itself. */
+const kernelOwn = ["/dev", "/proc", "/run", "/sys"];
+
 /** What no single field shows. */
 function inconsistency({ mounts, mountsSetup, ...rest }: Wire): string | undefined {
   const [root] = mounts;
@@ -250,6 +253,8 @@ function inconsistency({ mounts, mountsSetup, ...rest }: Wire): string | undefin
   for (const list of [mounts, mountsSetup]) {
     const points = list.filter(({ mountType }) => !isIn(storedTypes, mountType)).map((m) => m.mountPoint);
     if (new Set(points).size !== points.length) return "two mounts have one mount_point";
+    const reserved = points.find((point) => kernelOwn.some((own) => `${point}/`.startsWith(`${own}/`)));
+    if (reserved !== undefined) return `${quoted(reserved)} is no place for an image or volume`;
     for (const entry of list) {
       const why = isIn(volumeTypes, entry.mountType) ? volumeFault(entry) : imageFault(entry);
       if (why) return `${why}: ${entry.imageFile}`;

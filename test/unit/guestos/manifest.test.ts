@@ -175,6 +175,10 @@ t.test("mounts that do not fit each other are refused", async (t) => {
     [/fs_type cannot be tmpfs/, [imageMount(image, { fs_type: "tmpfs" })]],
     [/two mounts have one mount_point/, [imageMount(), volume(), volume({ image_file: "other" })]],
     [/two mounts have one image_file/, [imageMount(), volume({ image_file: "root.img" })]],
+    ...["/proc", "/dev/shm", "/run/x"].map(
+      (mount_point) =>
+        [/is no place for an image or volume/, [imageMount(), volume({ mount_point })]] as const,
+    ),
     [/has an image's fields: home/, [imageMount(), volume({ image_size: 4096 })]],
     [/has a volume's sizes/, [imageMount(image, { def_size: 1 })]],
     [/do not rise/, [imageMount(), volume({ min_size: 32 })]],
