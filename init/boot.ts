@@ -78,6 +78,7 @@ async function openControl(running: Running, power: Power): Promise<void> {
         ]),
       );
     },
+    onFault: (error) => log.error(`control: ${error instanceof Error ? error.stack : error}`),
   });
   await serveSocket(kernel, server, controlSocket, controlGroup);
   if (build.development) serveVirtioPort(kernel, server, log);

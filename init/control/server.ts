@@ -6,13 +6,14 @@
  */
 import type { Duplex } from "node:stream";
 import type { DeviceHandlers, Level } from "./handlers.ts";
+import { limited } from "./report-limit.ts";
 import { part, refusal, ServerConnection } from "./server-connection.ts";
 
 export type ServerPorts = {
   readonly device: DeviceHandlers;
   /** Asked at each request: provisioning changes it. */
   readonly level: () => Level;
-  /** A refusal or malformed input, for the audit log. */
+  /** A refusal or malformed input, for the audit log; of a flood only a part. */
   readonly onRefused: (what: { readonly code: string; readonly sentence: string }) => void;
   /** A bug of ours that a request met: the request is refused, the device goes on. */
   readonly onFault?: (error: unknown) => void;
@@ -44,7 +45,7 @@ export class ControlServer {
   readonly #open = new Set<ServerConnection>();
 
   constructor(ports: ServerPorts, own: Partial<ServerLimits> = {}) {
-    this.#ports = ports;
+    this.#ports = { ...ports, onRefused: limited(ports.onRefused) };
     this.#limits = { ...limits, ...own };
   }
 
