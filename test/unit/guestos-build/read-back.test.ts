@@ -16,6 +16,8 @@ import { join } from "node:path";
 import t from "tap";
 import { readBack } from "../../../guestos/read-back.ts";
 
+t.setTimeout(180_000); // two cores may be busy
+
 const base = mkdtempSync(join(tmpdir(), "read-back-"));
 t.teardown(() => rmSync(base, { recursive: true }));
 const at = (...parts: string[]) => join(base, ...parts);

@@ -36,6 +36,8 @@ import {
   volume,
 } from "./fixture.ts";
 
+t.setTimeout(180_000); // two cores may be busy
+
 const verify = (bytes: Uint8Array, trusted = anchors, how: { at: Date; hardware: string } = judge) =>
   verifyManifest(parseManifest(bytes), trusted, how);
 

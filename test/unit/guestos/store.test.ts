@@ -20,6 +20,8 @@ import type { Anchor } from "../../../init/trust/anchors.ts";
 import { anchor, day, now, rootCa, signer } from "../trust/certificates.ts";
 import { anchors, guestosFolder, image, imageMount, root, signed, volume } from "./fixture.ts";
 
+t.setTimeout(180_000); // two cores may be busy
+
 type Device = {
   readonly store: GuestOsStore;
   readonly folder: string;

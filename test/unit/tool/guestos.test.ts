@@ -16,6 +16,8 @@ import { join } from "node:path";
 import t from "tap";
 import { gimbal, type Run } from "./gimbal.ts";
 
+t.setTimeout(180_000); // two cores may be busy
+
 const base = mkdtempSync(join(tmpdir(), "guestos-"));
 t.teardown(() => rmSync(base, { recursive: true }));
 const at = (name: string) => join(base, name);

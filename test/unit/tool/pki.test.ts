@@ -10,6 +10,8 @@ import { verifyChain } from "../../../init/trust/chain.ts";
 import { certificatesInPem } from "../../../init/trust/pem.ts";
 import { gimbal } from "./gimbal.ts";
 
+t.setTimeout(180_000); // two cores may be busy
+
 const base = mkdtempSync(join(tmpdir(), "pki-"));
 t.teardown(() => rmSync(base, { recursive: true }));
 const keys = join(base, "keys");

@@ -7,6 +7,8 @@ import { join } from "node:path";
 import t from "tap";
 import { appendHashTree, blockBytes, rootHashOf } from "../../../tool/verity-tree.ts";
 
+t.setTimeout(180_000); // two cores may be busy
+
 const folder = mkdtempSync(join(tmpdir(), "verity-"));
 t.teardown(() => rmSync(folder, { recursive: true }));
 const uuid = "6d1c0c1e-55a0-4ae5-9c9b-7b1d6f3a9e10";

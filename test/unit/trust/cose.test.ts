@@ -5,6 +5,8 @@ import { type CborValue, decodeCbor, encodeCbor } from "../../../init/bytes/cbor
 import { parseEnvelope, signEnvelope, verifyEnvelope } from "../../../init/trust/cose.ts";
 import { ecKey, type Issued, rootCa, signer } from "./certificates.ts";
 
+t.setTimeout(180_000); // two cores may be busy
+
 const root = rootCa();
 const leaf = signer(root);
 const payload = Buffer.from("what is signed");
