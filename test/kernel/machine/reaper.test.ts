@@ -6,6 +6,7 @@ import { isOwnChild, ownChild, runTool } from "../../../init/machine/process.ts"
 import { startReaper } from "../../../init/machine/reaper.ts";
 import { loadKernel } from "../load.ts";
 
+t.setTimeout(240_000); // tap's own 30 s are for the whole file, and the machine may be busy
 const orphans = 2000;
 const helpers = 60;
 
