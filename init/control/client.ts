@@ -41,9 +41,7 @@ export async function main(words: readonly string[]): Promise<number> {
       connection.close();
     }
   } catch (error) {
-    return tell(error, line);
-  } finally {
-    process.stdin.destroy(); // or an open pipe would keep this process
+    return tell(error, line).catch(() => pipeStatus); // nobody reads standard error either
   }
 }
 
@@ -84,7 +82,13 @@ async function carryOut(
   fields: Fields,
   json: boolean,
 ): Promise<number> {
-  if (command.name === "run") return run(connection, fields, json);
+  if (command.name === "run") {
+    try {
+      return await run(connection, fields, json);
+    } finally {
+      process.stdin.destroy(); // or an open pipe would keep this process
+    }
+  }
   if (command.name === "logs") return logs(connection, fields, json);
   if (command.name === "attest") return attest(connection, command, fields, json);
   const result = inOrder(command.result, await connection.request(command.name, fields));

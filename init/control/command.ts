@@ -16,6 +16,8 @@ export type Argument = {
   readonly help: string;
   /** Default "text". */
   readonly kind?: Kind;
+  /** Only the last may be. */
+  readonly optional?: true;
   /** Takes all that follows, at least one word. */
   readonly rest?: true;
 };

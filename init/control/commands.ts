@@ -329,11 +329,14 @@ export const commands: readonly Command[] = [
   answering({
     name: "status",
     summary: "show how the device booted and what it warns of",
+    help: "With a container it does what `control state` does.",
+    args: [{ ...container, optional: true }],
     levels: PV,
-    examples: ["control status"],
+    examples: ["control status", "control status debian"],
     result: { is: "fields", fields: deviceFields },
-    request: noFields,
-    answer: (device) => device.status(),
+    request: record({ container: optional(name) }),
+    answer: (device, request) =>
+      request.container === undefined ? device.status() : device.state(request.container),
   }),
   answering({
     name: "version",

@@ -44,7 +44,7 @@ export interface RunInput {
   /** Resolves when more may be written; at once when the command has ended. */
   write(bytes: Uint8Array): Promise<void>;
   end(): void;
-  resize(rows: number, columns: number): void;
+  resize(size: { readonly rows: number; readonly columns: number }): void;
   signal(signal: number): void;
 }
 
@@ -161,7 +161,7 @@ export class Connection {
         }
       },
       end: () => send("eof", true),
-      resize: (rows, columns) =>
+      resize: ({ rows, columns }) =>
         send(
           "resize",
           new Map([

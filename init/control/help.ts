@@ -17,7 +17,12 @@ export function usageOf(command: Command): string {
   const flags = command.flags.map(
     (flag) => `[${flag.name}${flag.value ? ` ${flag.value}` : ""}]${flag.many ? "..." : ""}`,
   );
-  return ["control", command.name, ...flags, ...command.args.map((argument) => argument.shown)].join(" ");
+  return [
+    "control",
+    command.name,
+    ...flags,
+    ...command.args.map(({ shown, optional }) => (optional ? `[${shown}]` : shown)),
+  ].join(" ");
 }
 
 export function overallHelp(): string {

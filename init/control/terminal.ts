@@ -24,10 +24,10 @@ export function attachTerminal(keys: ReadStream, screen: WriteStream): Attached 
   // stty(1) that stays so. What restores the terminal restores this as well.
   spawnSync("stty", ["-opost"], { stdio: ["inherit", "ignore", "ignore"] });
   return {
-    size: () => ({ rows: screen.rows, columns: screen.columns }),
+    size: () => sizeOf(screen),
     start(input) {
       feed(keys, input);
-      onResize = () => input.resize(screen.rows, screen.columns);
+      onResize = () => input.resize(sizeOf(screen));
       screen.on("resize", onResize);
       onResize(); // it may have changed while the command started
     },
@@ -38,6 +38,11 @@ export function attachTerminal(keys: ReadStream, screen: WriteStream): Attached 
       for (const signal of endings) process.off(signal, end);
     },
   };
+}
+
+/** A serial line knows no size; then that of the terminals it was made for. */
+function sizeOf(screen: WriteStream): { readonly rows: number; readonly columns: number } {
+  return { rows: screen.rows || 24, columns: screen.columns || 80 };
 }
 
 /** Standard input as octets with their end. */

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { type CborValue, encodeCbor } from "../bytes/cbor.ts";
 import { quoted, reasonOf } from "../errors.ts";
-import type { Argument, Command, Flag, Kind } from "./command.ts";
+import type { Command, Flag, Kind } from "./command.ts";
 import { commands, findCommand } from "./commands.ts";
 import { usageOf } from "./help.ts";
 
@@ -90,16 +90,14 @@ function parseCommand(name: string, words: readonly string[], before: Before): C
       continue;
     }
     if (!argument) throw new UsageError(`${quoted(word)} is one word too many; ${usage}`);
-    given.set(argument.key, meant(argument.kind, shownOf(argument), word, before.readFile));
+    given.set(argument.key, meant(argument.kind, argument.shown, word, before.readFile));
     position++;
   }
   const missing = command.args[position];
-  if (missing) throw new UsageError(`${shownOf(missing)} is missing; ${usage}`);
+  if (missing && !missing.optional) throw new UsageError(`${missing.shown} is missing; ${usage}`);
   const fields = command.fields ? command.fields(given) : given;
   return { is: "command", command, fields, json, socketPath: before.socketPath };
 }
-
-const shownOf = (argument: Argument): string => argument.shown;
 
 function setFlag(given: Map<string, CborValue>, flag: Flag, value: CborValue): void {
   const before = given.get(flag.key);

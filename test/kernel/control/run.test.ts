@@ -114,7 +114,7 @@ t.test("a terminal has the client's size from the start, and follows it", async 
     },
     onStdout(octets) {
       seen += Buffer.from(octets);
-      if (seen.includes("50 200")) input?.resize(30, 90);
+      if (seen.includes("50 200")) input?.resize({ rows: 30, columns: 90 });
     },
   });
   t.equal(sizes.status, 0);

@@ -82,6 +82,20 @@ t.test("run ... | wc -c counts 500,000 each time, and 64 MiB at a slow reader (B
   t.equal(await pipe(`exec 3>&1; ${status}`), "141");
 });
 
+t.test("whoever closes standard output and error gets a status, not a stack", async (t) => {
+  const shell = (command: string) =>
+    new Promise((resolve) =>
+      spawn("sh", ["-c", `${process.execPath} ${entry} ${command}`], { stdio: "ignore" }).once(
+        "close",
+        resolve,
+      ),
+    );
+  t.equal(await shell("--help >&- 2>&-"), 0);
+  t.equal(await shell("nonsense 2>&-"), 2);
+  t.equal(await shell("--help >/dev/full"), 1);
+  t.equal(await shell("nonsense 2>/dev/full"), 141);
+});
+
 t.test("run: a client that is killed takes its command along", async (t) => {
   await using door = await openDoor();
   for (const signal of ["SIGTERM", "SIGKILL", "SIGINT"] as const) {

@@ -119,6 +119,7 @@ t.test("--json prints JSON and nothing else, for each command, before or after i
     run: ["c0", "echo", "hi"],
     ca_register: [certificate],
     remove: ["web"],
+    status: [],
   };
   const onDevice = new Set(["set_provisioned", "remove"]);
   const order = [...commands].sort((a, b) => Number(onDevice.has(a.name)) - Number(onDevice.has(b.name)));

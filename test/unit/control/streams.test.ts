@@ -157,7 +157,7 @@ t.test("run: signals and sizes reach the command", async (t) => {
   const keys = await collect(client, ["vi"], {
     pty: { rows: 24, columns: 80, term: "xterm-256color" },
     onStarted: (input) => {
-      input.resize(50, 200);
+      input.resize({ rows: 50, columns: 200 });
       void input.write(Uint8Array.of(3)).then(() => input.write(Uint8Array.of(0x71)));
     },
   });
