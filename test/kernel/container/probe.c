@@ -221,9 +221,30 @@ int main(int count, char **words) {
   }
   if (!strcmp(what, "forks")) {
     int made = 0;
-    while (made < atoi(one) && fork() >= 0)
-      if (made++, getpid() == 0) pause();
+    for (pid_t child; made < atoi(one) && (child = fork()) >= 0; made++)
+      if (child == 0) return wait_for_ever();
     return made;
+  }
+  if (!strcmp(what, "eat")) {
+    // Megabytes, touched; "child" eats in a child and lives on.
+    if (!strcmp(two, "child") && fork() > 0) return signal(SIGTERM, stop), puts("ready"), wait_for_ever();
+    for (int n = 0; n < atoi(one); n++) {
+      char *block = malloc(1 << 20);
+      if (!block) return ENOMEM;
+      memset(block, 1, 1 << 20);
+    }
+    return puts("eaten"), wait_for_ever();
+  }
+  if (!strcmp(what, "bomb"))
+    for (puts("ready");;) fork();
+  if (!strcmp(what, "delegate")) {
+    // As systemd does it: its own processes below, then controllers for the children.
+    if (mkdir("/sys/fs/cgroup/own", 0755) < 0) return errno;
+    int procs = open("/sys/fs/cgroup/own/cgroup.procs", O_WRONLY);
+    if (procs < 0 || write(procs, "0", 1) < 0) return errno;
+    int control = open("/sys/fs/cgroup/cgroup.subtree_control", O_WRONLY);
+    if (control < 0 || write(control, "+memory +pids", 13) < 0) return errno;
+    return signal(SIGTERM, stop), puts("ready"), wait_for_ever();
   }
   if (!strcmp(what, "status")) return status();
   if (!strcmp(what, "escapes")) return escapes();
