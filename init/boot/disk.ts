@@ -39,7 +39,7 @@ const policyPath = "/.extra/tpm2-pcr-signature.json";
 export async function unlock(before: Measured): Promise<Unlocked> {
   const { kernel, screen, log, build, trusted, provisioned, warnings } = before;
   const stage = screen.stage("disk");
-  const partition = await findPartition(labels.data, { waitMs: diskWaitMs });
+  const partition = await findPartition(labels.data, { waitMs: diskWaitMs, settleMs: 300 });
   const need = () => {
     if (trusted) return trusted.tpm;
     throw new GimbalError("tpm-absent", { tried: "use", on: "the TPM", why: "there is none" });
