@@ -1,13 +1,13 @@
 /**
  * Build results kept by content, outside the checkout: ${XDG_CACHE_HOME:-~/.cache}/gimbal/<kind>/<key>. A key is the
  * digest of everything the result depends on, so nothing here is ever stale and a fresh clone finds what another made.
- * A result appears by rename. Removing the folder is always safe.
+ * A result appears by rename. Of each kind only the results used last are kept. Removing the folder is always safe.
  */
 import { createHash } from "node:crypto";
 import { createReadStream, existsSync, mkdirSync, readFileSync } from "node:fs";
-import { cp, mkdir, rename, rm, stat, writeFile } from "node:fs/promises";
+import { cp, mkdir, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 
 export const cacheRoot = join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "gimbal");
 
@@ -92,7 +92,10 @@ export async function cached(
   make: (temporaryPath: string) => Promise<void>,
 ): Promise<Cached> {
   const path = join(cacheRoot, kind, key);
-  if (existsSync(path)) return { path, made: false };
+  if (existsSync(path)) {
+    await markUsed(path);
+    return { path, made: false };
+  }
   mkdirSync(dirname(path), { recursive: true });
   const temporary = temporaryOf(path);
   try {
@@ -104,7 +107,40 @@ export async function cached(
     if (existsSync(path) && isNotEmpty(error)) return { path, made: false };
     throw error;
   }
+  await markUsed(path);
+  await forgetUnused(kind);
   return { path, made: true };
+}
+
+/** How many results of a kind stay: two boards and a few versions of each. Packages are small and many. */
+const keptDefault = 10;
+const kept: Readonly<Record<string, number>> = { unpacked: 100, executable: 4 };
+/** Another build may be using what is younger. */
+const keptMs = 3_600_000;
+
+/** A stamp beside the result: its own times belong to its identity in `fileDigest`. */
+const stampOf = (path: string): string => join(dirname(path), `.used-${basename(path)}`);
+
+async function markUsed(path: string): Promise<void> {
+  await writeFile(stampOf(path), "");
+}
+
+async function forgetUnused(kind: string): Promise<void> {
+  const folder = join(cacheRoot, kind);
+  const results: { path: string; usedMs: number }[] = [];
+  for (const name of await readdir(folder)) {
+    if (name.startsWith(".used-")) continue;
+    const path = join(folder, name);
+    // Without a stamp: unfinished (.tmp-...), or of an older version of this file
+    const { mtimeMs } = await stat(stampOf(path)).catch(() => stat(path));
+    results.push({ path, usedMs: mtimeMs });
+  }
+  results.sort((a, b) => b.usedMs - a.usedMs);
+  for (const { path, usedMs } of results.slice(kept[kind] ?? keptDefault)) {
+    if (Date.now() - usedMs < keptMs) continue;
+    await rm(path, { recursive: true, force: true });
+    await rm(stampOf(path), { force: true });
+  }
 }
 
 function isNotEmpty(error: unknown): boolean {
