@@ -58,7 +58,8 @@ async function runJob({ name, command, args, tap, limitMs }: Job): Promise<Count
   const started = Date.now();
   const child = spawn(command, args, {
     stdio: ["ignore", "pipe", "pipe"],
-    env: { ...process.env, FORCE_COLOR: "0" },
+    // The limit is the one above; tap's own of 30 s is shorter than a busy machine needs.
+    env: { ...process.env, FORCE_COLOR: "0", TAP_TIMEOUT: String(limitMs / 1000) },
   });
   child.stdout.pipe(log, { end: false });
   child.stderr.pipe(log, { end: false });
