@@ -41,6 +41,7 @@ void Close(Poll* poll) {
   if (poll->closed) return;
   poll->closed = true;
   uv_poll_stop(&poll->handle);
+  poll->fd = Fd(-1);  // after the stop epoll knows of it no more
   uv_close(reinterpret_cast<uv_handle_t*>(&poll->handle), [](uv_handle_t* handle) {
     Poll* finished = static_cast<Poll*>(handle->data);
     Napi::HandleScope scope(finished->env);

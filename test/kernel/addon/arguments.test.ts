@@ -68,7 +68,7 @@ t.test("a descriptor that is not open is EBADF, with the call's name", (t) => {
     [() => kernel.openat2(bad, "x", 0, 0, 0), "openat2"],
     [() => kernel.pidfdSignal(bad, 0), "pidfd_send_signal"],
     [() => kernel.windowSize(bad), "ioctl TIOCGWINSZ"],
-    [() => kernel.watchFd(bad, 1, () => undefined), "epoll_ctl"],
+    [() => kernel.watchFd(bad, 1, () => undefined), "fcntl F_DUPFD_CLOEXEC"],
     [() => kernel.netlink(bad, 0, new Uint8Array(16)), "setns"],
     [() => kernel.receiveDatagram(bad, 10), "recvmsg"],
   ] as const) {
