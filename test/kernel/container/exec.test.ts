@@ -3,7 +3,17 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import type { ExecSession } from "../../../init/container/exec.ts";
-import { type Bench, leftovers, makeBench, manifest, mount, run, runArgv, says } from "./fixture.ts";
+import {
+  type Bench,
+  makeBench,
+  manifest,
+  mount,
+  nothingLeft,
+  run,
+  runArgv,
+  says,
+  settled,
+} from "./fixture.ts";
 
 const bench: Bench = await makeBench();
 t.teardown(() => bench[Symbol.asyncDispose]());
@@ -184,7 +194,7 @@ t.test("what a command leaves running does not keep its client, and ends with it
 });
 
 t.test("a client that goes in the middle ends the command", async (t) => {
-  const before = leftovers(bench);
+  const before = await settled(bench);
   for (const argv of [
     ["/probe", "wait"],
     ["/probe", "flood", "100000000"],
@@ -201,12 +211,12 @@ t.test("a client that goes in the middle ends the command", async (t) => {
     await reading;
     await t.rejects(session.ended);
   }
-  t.same(leftovers(bench), before);
+  await nothingLeft(t, bench, before);
 });
 
 t.test("a hundred commands leave nothing", async (t) => {
-  const before = leftovers(bench);
+  const before = await settled(bench);
   for (let n = 0; n < 100; n++) await run(bench, name, "exit", "0");
   for (let n = 0; n < 20; n++) await runArgv(bench, name, ["/no/such"]);
-  t.same(leftovers(bench), before);
+  await nothingLeft(t, bench, before);
 });

@@ -19,6 +19,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Test } from "tap";
 import type { CborValue } from "../../../init/bytes/cbor.ts";
 import { enable } from "../../../init/container/cgroup.ts";
 import { Engine } from "../../../init/container/engine.ts";
@@ -283,4 +284,30 @@ export function leftovers(bench: Bench): Leftovers {
     run: readdirSync(bench.ports.paths.run),
     loops: own(readdirSync("/sys/block").map((name) => textOf(`/sys/block/${name}/loop/backing_file`))),
   };
+}
+
+/** Asserts that nothing is left but what was there before; the log of an ended guest may still be on its way to the disk. */
+export async function nothingLeft(
+  t: Test,
+  bench: Bench,
+  before: Leftovers,
+  name = "nothing is left",
+): Promise<void> {
+  const wanted = JSON.stringify(before);
+  for (let n = 0; n < 100 && JSON.stringify(leftovers(bench)) !== wanted; n++) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  t.same(leftovers(bench), before, name);
+}
+
+/** Before anything is counted. */
+export async function settled(bench: Bench): Promise<Leftovers> {
+  let last = leftovers(bench);
+  for (let equal = 0, n = 0; equal < 5 && n < 200; n++) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    const now = leftovers(bench);
+    equal = JSON.stringify(now) === JSON.stringify(last) ? equal + 1 : 0;
+    last = now;
+  }
+  return last;
 }

@@ -1,7 +1,7 @@
 /** Stops, freezes, reboots and ends, from every state. */
 import { closeSync, readdirSync, readFileSync } from "node:fs";
 import t from "tap";
-import { kernel, leftovers, makeBench, manifest, mount, reaches, run, says } from "./fixture.ts";
+import { kernel, makeBench, manifest, mount, reaches, run, says, settled } from "./fixture.ts";
 
 t.test("what does not run is not stopped, and nothing is started twice", async (t) => {
   await using bench = await makeBench();
@@ -154,7 +154,7 @@ t.test("everything of a guest dies with it, also what a command left", async (t)
   await using bench = await makeBench();
   const name = await bench.create(manifest({ args: ["term"] }));
   await bench.engine.start(name);
-  const before = leftovers(bench);
+  const before = await settled(bench);
   const { uuid } = bench.engine.status(name);
   const session = await bench.engine.exec(name, { argv: ["/probe", "child", "0"] });
   await run(bench, name, "forks", "5");
@@ -162,7 +162,7 @@ t.test("everything of a guest dies with it, also what a command left", async (t)
   t.notOk(readdirSync(bench.cgroup).includes(uuid));
   await session[Symbol.asyncDispose]();
   t.equal(readFileSync(`/proc/self/task/${process.pid}/children`, "utf8"), "");
-  const { fds } = leftovers(bench);
+  const { fds } = await settled(bench);
   t.ok(fds < before.fds, `${fds} descriptors`);
 });
 

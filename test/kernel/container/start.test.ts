@@ -10,9 +10,11 @@ import {
   makeImage,
   manifest,
   mount,
+  nothingLeft,
   reaches,
   run,
   says,
+  settled,
   symlinkSync,
 } from "./fixture.ts";
 
@@ -23,11 +25,11 @@ t.test("nothing starts unmeasured", async (t) => {
     },
   });
   const name = await bench.create(manifest());
-  const before = leftovers(bench);
+  const before = await settled(bench);
   await t.rejects(bench.engine.start(name), { code: "not-measured", message: /the TPM does not answer/ });
   t.equal(bench.engine.status(name).state, "STOPPED");
   t.match(bench.engine.status(name).lastExit, { why: "start-failed", sentence: /TPM/ });
-  t.same(leftovers(bench), before);
+  await nothingLeft(t, bench, before);
 });
 
 t.test("a machine that cannot keep the limits starts nothing", async (t) => {
@@ -83,7 +85,7 @@ t.test("the name server reaches the guest where its own file is, and only there"
 
 t.test("an init that does not exist or is no program ends the start with its name", async (t) => {
   await using bench = await makeBench();
-  const before = leftovers(bench);
+  const before = await settled(bench);
   for (const [initPath, why] of [
     ["/nothing", /\/nothing.*ENOENT/],
     ["/etc", /\/etc.*EACCES/],
@@ -138,7 +140,7 @@ t.test("a start undoes itself at whatever kernel call it fails", async (t) => {
   const name = await bench.create(manifest({ args: ["term"], mounts }), { dns_server: "192.0.2.1" });
   await bench.engine.start(name);
   await bench.engine.kill(name);
-  const before = leftovers(bench);
+  const before = await settled(bench);
   calls = 0;
   await bench.engine.start(name);
   const all = calls;
@@ -150,8 +152,7 @@ t.test("a start undoes itself at whatever kernel call it fails", async (t) => {
     await t.rejects(bench.engine.start(name), { message: /EIO/ }, `call ${n}`);
     failAt = 0;
     t.equal(bench.engine.status(name).state, "STOPPED");
-    if (JSON.stringify(leftovers(bench)) !== JSON.stringify(before))
-      t.same(leftovers(bench), before, `call ${n}`);
+    await nothingLeft(t, bench, before, `call ${n}`);
   }
   t.same(bench.reports, []);
   await bench.engine.start(name);
@@ -166,9 +167,9 @@ t.test("fifty starts leave nothing", async (t) => {
     await reaches(bench, name, "STOPPED");
   };
   await once();
-  const before = leftovers(bench);
+  const before = await settled(bench);
   for (let n = 0; n < 50; n++) await once();
-  t.same(leftovers(bench), before);
+  await nothingLeft(t, bench, before);
   t.equal(bench.measured.length, 51, "each start was measured");
 });
 
@@ -217,7 +218,7 @@ t.test("a host without the cgroup or with a full run folder refuses, and undoes"
   await using bench = await makeBench();
   const name = await bench.create(manifest());
   const { paths } = bench.ports;
-  const before = leftovers(bench);
+  const before = await settled(bench);
   for (const broken of [
     { cgroup: "/sys/fs/cgroup/nowhere" },
     { run: "/proc/none" },
