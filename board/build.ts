@@ -2,240 +2,92 @@
  * `node board/build.ts BOARD [--image]`: everything from sources to a signed kernel image, and with --image to a disk
  * image that can be flashed. Results lie in build/<board>/; build/<board>/build.json names them.
  */
-import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { GimbalError, reasonOf } from "../init/errors.ts";
-import { buildInitramfs, type InitramfsInputs } from "../initramfs/build.ts";
 import { digestOf, fileDigest, place, saveDigests, writeAtomic } from "../initramfs/cache.ts";
-import { command } from "../initramfs/command.ts";
-import { buildExecutable } from "../initramfs/executable.ts";
-import type { KernelTree } from "../initramfs/modules.ts";
 import { say } from "../initramfs/step.ts";
-import { type Board, loadBoard, releaseNumber } from "./board.ts";
-import { commandLineOf } from "./command-line.ts";
-import { type Package, verifiedPackages } from "./debian/packages.ts";
-import { firmwarePackage, libraryPackages, stubPackage, toolPackages } from "./debian/wanted.ts";
+import { type Board, loadBoard } from "./board.ts";
+import { firmwarePackage } from "./debian/wanted.ts";
 import { builtGuestos } from "./image.ts";
-import { enrolVariables, type Keys, keysForBuild } from "./keys.ts";
+import { enrolVariables, type Keys } from "./keys.ts";
+import { buildParts, fileIn, type Parts, packageVersion, repository } from "./parts.ts";
 import { writeRelease } from "./release.ts";
 import { buildUki } from "./uki.ts";
 
-export const repository = join(import.meta.dirname, "..");
-export const outputFolder = (board: string): string => join(repository, "build", board);
-
 export type BuildResult = {
-  readonly board: Board;
+  readonly board: string;
   readonly folder: string;
   readonly ukiPath: string;
   readonly initramfsPath: string;
   readonly kernelPath: string;
   readonly cmdline: string;
+  /** As the TPM will have it when the disk is unsealed. */
   readonly pcr11: string;
+  /** Which keys the firmware's variables hold. */
+  readonly keysDigest: string;
   /** OVMF: code, and variables with this product's keys enrolled. */
   readonly firmwarePath: string;
   readonly variablesPath: string;
   readonly emptyVariablesPath: string;
 };
 
-const toolsOnDevice: Readonly<Record<string, readonly [string, string]>> = {
-  "usr/sbin/cryptsetup": ["cryptsetup-bin", "usr/sbin/cryptsetup"],
-  "usr/sbin/mke2fs": ["e2fsprogs", "usr/sbin/mke2fs"],
-  "usr/sbin/e2fsck": ["e2fsprogs", "usr/sbin/e2fsck"],
-};
-
-/** Builds what changed. Nothing is done twice for the same inputs. */
+/** Builds a board; what did not change comes from the cache. */
 export async function buildBoard(board: Board): Promise<BuildResult> {
-  const keys = await keysForBuild();
-  const packages = await verifiedPackages(packagesOf(board));
-  const kernel = kernelTree(board, packages);
-  const inputs = await initramfsInputs(board, keys, packages, kernel);
-  const initramfs = await buildInitramfs(inputs);
-  const stub = fileIn(packages, stubPackage, "usr/lib/systemd/boot/efi/linuxx64.efi.stub");
-  const uki = await buildUki(
-    {
-      stubPath: stub,
-      kernelPath: kernel.imagePath,
-      initramfsPath: initramfs,
-      kernelVersion: kernel.version,
-      cmdline: commandLineOf(board),
-      osRelease: osReleaseOf(),
-      releaseKey: readFileSync(keys.releaseKey, "utf8"),
-    },
-    { keyPath: keys.dbKey, certificatePath: keys.dbCertificate },
-  );
-  return placeResults(board, keys, packages, { kernel, initramfs, uki });
-}
-
-const packagesOf = (board: Board): string[] => [
-  ...toolPackages,
-  stubPackage,
-  firmwarePackage,
-  ...libraryPackages,
-  ...(board.kernel.is === "debian" ? [board.kernel.package] : []),
-];
-
-function fileIn(packages: ReadonlyMap<string, Package>, name: string, path: string): string {
-  const folder = packages.get(name)?.folder;
-  if (folder === undefined || !existsSync(join(folder, path)))
-    throw new Error(`package ${name} has no ${path}`);
-  return join(folder, path);
-}
-
-export function kernelTree(board: Board, packages: ReadonlyMap<string, Package>): KernelTree {
-  const source = board.kernel;
-  const [folder, modules] =
-    source.is === "debian"
-      ? [packages.get(source.package)?.folder ?? "", "usr/lib/modules"]
-      : [resolve(repository, source.path), "modules"];
-  const version = existsSync(join(folder, modules)) ? readdirSync(join(folder, modules))[0] : undefined;
-  const imagePath = join(folder, source.is === "debian" ? `boot/vmlinuz-${version}` : "vmlinuz");
-  if (version === undefined || !existsSync(imagePath)) {
-    throw new GimbalError("build-failed", {
-      tried: "use",
-      on: `the kernel of ${board.name}`,
-      why: `${folder} lacks ${version === undefined ? `${modules}/<version>` : imagePath}`,
-    });
-  }
-  return { version, imagePath, modulesFolder: join(folder, modules, version) };
-}
-
-async function initramfsInputs(
-  board: Board,
-  keys: Keys,
-  packages: ReadonlyMap<string, Package>,
-  kernel: KernelTree,
-): Promise<InitramfsInputs> {
-  const addon = await buildAddon();
-  const tools = Object.entries(toolsOnDevice).map(([path, [name, from]]) => [
-    path,
-    fileIn(packages, name, from),
-  ]);
-  return {
-    executablePath: await buildExecutable({
-      entry: process.env["GIMBAL_INIT"] ?? join(repository, "init/main.ts"),
-    }),
-    addonPath: addon.addon,
-    shimPath: addon.shim,
-    tools: Object.fromEntries(tools),
-    findLibrary: (soname) => findLibrary(packages, soname),
-    kernel,
-    modules: board.modules,
-    files: {
-      "etc/gimbal/build.json": `${JSON.stringify(buildInfo(board, keys), undefined, 2)}\n`,
-      "etc/gimbal/release.pub": readFileSync(keys.releasePublicKey),
-      "etc/gimbal/trust/platform-ca.crt": readFileSync(keys.platformCaCertificate),
-    },
-    level: process.env["GIMBAL_FAST"] === "1" ? 9 : 19,
-  };
-}
-
-function findLibrary(packages: ReadonlyMap<string, Package>, soname: string): string | undefined {
-  for (const name of libraryPackages) {
-    for (const folder of ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib"]) {
-      const path = join(packages.get(name)?.folder ?? "", folder, soname);
-      if (existsSync(path)) return path;
-    }
-  }
-  return undefined;
-}
-
-/** Has the addon and the shim built; they are the work of addon/build.ts. */
-async function buildAddon(): Promise<{ addon: string; shim: string }> {
-  const build = join(repository, "addon/build.ts");
-  await command(process.execPath, [build, "x64"], { cwd: repository, showErrors: true });
-  const folder = join(repository, "build/x64");
-  return { addon: join(folder, "gimbal.node"), shim: join(folder, "shim") };
-}
-
-/** /etc/gimbal/build.json: what the image says about itself (init/boot/build-info.ts reads it). */
-function buildInfo(board: Board, keys: Keys) {
-  return {
-    board: board.name,
-    hardware: "x86-64",
-    storageKey: board.storageKey,
-    release: releaseNumber,
-    development: keys.development,
-    version: packageVersion(),
-    cmdline: commandLineOf(board),
-    buildTime: sourceTime(),
-  };
-}
-
-function packageVersion(): string {
-  return JSON.parse(readFileSync(join(repository, "package.json"), "utf8")).version;
-}
-
-function osReleaseOf(): string {
-  const version = packageVersion();
-  return `ID=gimbal\nNAME="gimbal"\nPRETTY_NAME="gimbal ${version}"\nVERSION_ID="${version}"\n`;
-}
-
-/** Seconds since 1970 that stand for these sources: SOURCE_DATE_EPOCH, else the time of the last commit. */
-function sourceTime(): number {
-  const given = process.env["SOURCE_DATE_EPOCH"];
-  if (given !== undefined && /^\d+$/.test(given)) return Number(given);
-  try {
-    const time = execFileSync("git", ["log", "-1", "--format=%ct"], {
-      cwd: repository,
-      stdio: ["ignore", "pipe", "ignore"],
-    });
-    return Number(time.toString().trim());
-  } catch {
-    return 1_764_000_000; // no repository: an unpacked source archive without SOURCE_DATE_EPOCH
-  }
+  const parts = await buildParts(board);
+  const { dbKey, dbCertificate } = parts.keys;
+  const uki = await buildUki(parts.uki, { keyPath: dbKey, certificatePath: dbCertificate });
+  return placeResults(board, parts, uki);
 }
 
 async function placeResults(
   board: Board,
-  keys: Keys,
-  packages: ReadonlyMap<string, Package>,
-  made: { kernel: KernelTree; initramfs: string; uki: { path: string; pcr11: string } },
+  { keys, packages, uki }: Parts,
+  made: { path: string; pcr11: string },
 ): Promise<BuildResult> {
-  const folder = outputFolder(board.name);
+  const folder = join(repository, "build", board.name);
   mkdirSync(folder, { recursive: true });
   const at = (name: string) => join(folder, name);
-  await place(made.uki.path, at("uki.efi"));
-  await place(made.initramfs, at("initramfs.cpio.zst"));
-  await place(made.kernel.imagePath, at("vmlinuz"));
-  await place(
-    fileIn(packages, firmwarePackage, "usr/share/OVMF/OVMF_CODE_4M.secboot.fd"),
-    at("OVMF_CODE.fd"),
-  );
-  await place(fileIn(packages, firmwarePackage, "usr/share/OVMF/OVMF_VARS_4M.fd"), at("OVMF_VARS.empty.fd"));
-  const enrolled = digestOf(
-    await fileDigest(at("OVMF_VARS.empty.fd")),
-    ...(await Promise.all(Object.values(keys.signatureLists).map(fileDigest))),
-  );
-  if (!existsSync(at("OVMF_VARS.fd")) || readIfThere(at("OVMF_VARS.of")) !== enrolled) {
-    await enrolVariables(keys, at("OVMF_VARS.empty.fd"), at("OVMF_VARS.fd"));
-    await writeAtomic(at("OVMF_VARS.of"), enrolled);
-  }
+  const firmware = (name: string) => fileIn(packages, firmwarePackage, `usr/share/OVMF/${name}`);
+  await place(made.path, at("uki.efi"));
+  await place(uki.initramfsPath, at("initramfs.cpio.zst"));
+  await place(uki.kernelPath, at("vmlinuz"));
+  await place(firmware("OVMF_CODE_4M.secboot.fd"), at("OVMF_CODE.fd"));
+  await place(firmware("OVMF_VARS_4M.fd"), at("OVMF_VARS.empty.fd"));
   const result: BuildResult = {
-    board,
+    board: board.name,
     folder,
     ukiPath: at("uki.efi"),
     initramfsPath: at("initramfs.cpio.zst"),
     kernelPath: at("vmlinuz"),
-    cmdline: commandLineOf(board),
-    pcr11: made.uki.pcr11,
+    cmdline: uki.cmdline,
+    pcr11: made.pcr11,
+    keysDigest: await enrol(keys, at("OVMF_VARS.empty.fd"), at("OVMF_VARS.fd")),
     firmwarePath: at("OVMF_CODE.fd"),
     variablesPath: at("OVMF_VARS.fd"),
     emptyVariablesPath: at("OVMF_VARS.empty.fd"),
   };
-  await writeAtomic(at("build.json"), `${JSON.stringify({ ...result, board: board.name }, undefined, 2)}\n`);
+  await writeAtomic(at("build.json"), `${JSON.stringify(result, undefined, 2)}\n`);
   return result;
 }
 
-const readIfThere = (path: string): string | undefined =>
-  existsSync(path) ? readFileSync(path, "utf8") : undefined;
+/** Firmware variables hold the time of their writing, so they are made anew only for other keys. */
+async function enrol(keys: Keys, empty: string, enrolled: string): Promise<string> {
+  const lists = Object.values(keys.signatureLists);
+  const digest = digestOf(await fileDigest(empty), ...(await Promise.all(lists.map(fileDigest))));
+  const stamp = `${enrolled}.keys`;
+  if (existsSync(enrolled) && existsSync(stamp) && readFileSync(stamp, "utf8") === digest) return digest;
+  await enrolVariables(keys, empty, enrolled);
+  await writeAtomic(stamp, digest);
+  return digest;
+}
 
 if (import.meta.main) {
   const [name, ...flags] = process.argv.slice(2);
   try {
     const board = await loadBoard(name ?? "");
     const result = await buildBoard(board);
-    say("UKI", `build/${board.name}/uki.efi`, 0, readFileSync(result.ukiPath).length);
+    say("UKI", `build/${board.name}/uki.efi`, undefined, statSync(result.ukiPath).size);
     if (flags.includes("--image")) {
       const files = { ukiPath: result.ukiPath, guestosFolders: builtGuestos(repository) };
       await writeRelease(result.folder, board, packageVersion(), files);

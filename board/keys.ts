@@ -143,10 +143,12 @@ async function makePlatformCa(folder: string): Promise<void> {
   ]);
 }
 
-/** OVMF variables with our PK, KEK and db enrolled, Secure Boot on, written to `target`. */
+/** OVMF variables with our PK, KEK and db enrolled, Secure Boot on, written to `target`, which appears by rename. */
 export async function enrolVariables(keys: Keys, emptyVariables: string, target: string): Promise<void> {
-  await writeFile(target, await readFile(emptyVariables));
+  const temporary = temporaryOf(target);
+  await writeFile(temporary, await readFile(emptyVariables));
   // PK last: setting it ends setup mode
   for (const name of ["db", "KEK", "PK"] as const)
-    await command("flash-var", [target, name, keys.signatureLists[name]]);
+    await command("flash-var", [temporary, name, keys.signatureLists[name]]);
+  await rename(temporary, target);
 }

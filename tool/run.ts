@@ -11,7 +11,7 @@ import { type Board, loadBoard } from "../board/board.ts";
 import { bootFilesDigest, builtGuestos, layoutOf, writeBootPartition, writeDisk } from "../board/image.ts";
 import { type Machine, prepareState, startMachine } from "../board/qemu.ts";
 import { GimbalError, reasonOf } from "../init/errors.ts";
-import { fileDigest, saveDigests, writeAtomic } from "../initramfs/cache.ts";
+import { saveDigests, writeAtomic } from "../initramfs/cache.ts";
 import { step } from "../initramfs/step.ts";
 import { attachTerminal } from "./console.ts";
 import { deviceFailed, runScript } from "./script.ts";
@@ -24,6 +24,7 @@ type Built = {
   readonly kernelPath: string;
   readonly firmwarePath: string;
   readonly variablesPath: string;
+  readonly keysDigest: string;
 };
 
 async function main(boardName: string): Promise<number> {
@@ -85,7 +86,7 @@ function readBuilt(boardName: string): Built {
 async function prepareDevice(folder: string, board: Board, built: Built): Promise<void> {
   const disk = join(folder, "disk.img");
   const files = { ukiPath: built.ukiPath, guestosFolders: builtGuestos(repository) };
-  const keys = await fileDigest(built.variablesPath);
+  const keys = built.keysDigest;
   const content = await bootFilesDigest(files);
   const was = readIfThere(join(folder, "device.json"));
   const now = { keys, content, diskBytes: layoutOf(board.disk).diskBytes };
