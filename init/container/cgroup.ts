@@ -80,6 +80,8 @@ export function missingLimits(controllers: ReadonlySet<string>, limits: Limits):
 
 /** For everything in a cgroup to be gone after SIGKILL: milliseconds, but for a machine under load. */
 const emptyMs = 10_000;
+/** How late a kill is told where no watch is left. */
+const oomLookMs = 10_000;
 
 export type Cgroup = AsyncDisposable & {
   readonly path: string;
@@ -172,11 +174,14 @@ function owned(path: string): Cgroup {
       return ownLimit ? { ownLimit: all, inside: 0 } : { ownLimit: 0, inside: all };
     },
     watchOom(onOom) {
-      const file = join(path, "memory.events");
-      if (!existsSync(file)) return { [Symbol.dispose]: () => {} };
-      const watcher = watch(file, { persistent: false }, () => onOom());
-      watcher.on("error", () => watcher.close()); // the cgroup went away
-      return { [Symbol.dispose]: () => watcher.close() };
+      const watching = watchFile(join(path, "memory.events"), onOom);
+      const timer = setInterval(onOom, oomLookMs).unref();
+      return {
+        [Symbol.dispose]() {
+          clearInterval(timer);
+          watching[Symbol.dispose]();
+        },
+      };
     },
     async [Symbol.asyncDispose]() {
       if (fd === -1) return;
@@ -218,25 +223,43 @@ function unlessGone<T>(work: () => T): T | undefined {
   }
 }
 
-/** Resolves true once `done()` holds; the kernel reports each change of cgroup.events to inotify. */
+/**
+ * Resolves true once `done()` holds. The kernel reports each change of cgroup.events to inotify; guests can use up the
+ * watches of this machine's root, so the clock asks as well, more and more rarely.
+ */
 async function waitFor(path: string, done: () => boolean, timeoutMs: number): Promise<boolean> {
   if (done()) return true;
   return await new Promise((resolve) => {
-    const watcher = unlessGone(() =>
-      watch(join(path, "cgroup.events"), { persistent: false }, () => check()),
-    );
-    const end = (is: boolean) => {
+    const begun = Date.now();
+    let timer: NodeJS.Timeout | undefined;
+    const watching = watchFile(join(path, "cgroup.events"), () => check());
+    const check = () => {
+      const is = done();
+      if (!is && Date.now() - begun < timeoutMs) return;
       clearTimeout(timer);
-      watcher?.close();
+      watching[Symbol.dispose]();
       resolve(is);
     };
-    const timer = setTimeout(() => end(done()), timeoutMs);
-    const check = () => {
-      if (done()) end(true);
+    const ask = (afterMs: number) => {
+      timer = setTimeout(() => {
+        ask(Math.min(afterMs * 2, 200));
+        check();
+      }, afterMs);
     };
-    watcher?.on("error", () => {}); // the timer answers
-    check(); // it may have changed before the watch was there
+    ask(5);
   });
+}
+
+/** Calls back at each change where the machine has a watch left; else, and when the file is gone, never. */
+function watchFile(file: string, onChange: () => void): Disposable {
+  try {
+    const watcher = watch(file, { persistent: false }, onChange);
+    watcher.on("error", () => watcher.close());
+    return { [Symbol.dispose]: () => watcher.close() };
+  } catch (error) {
+    if (!hasErrno(error, "ENOENT", "ENODEV", "ENOSPC", "EMFILE")) throw error;
+    return { [Symbol.dispose]() {} };
+  }
 }
 
 const get = (path: string, file: string) => readFileSync(join(path, file), "utf8");

@@ -22,7 +22,7 @@ export type Guest = AsyncDisposable & {
   /** The guest's own devpts, for terminals of `control run`. */
   readonly devpts: number;
   readonly startedMs: number;
-  /** Limits that this host cannot keep, in words. */
+  /** Limits and walls that this host lacks, in words. */
   readonly missing: readonly string[];
   readonly exited: Promise<WaitStatus>;
   /** Calls back with each notice of its init, until it is disposed. */

@@ -15,8 +15,9 @@ export type Notice = {
 };
 
 const datagramBytes = 4096;
-/** A guest that floods the socket is read this much per turn of the event loop, the rest waits in its queue. */
+/** A guest that floods the socket is read this much, then it waits: its own queue fills, not PID 1's time. */
 const datagramsPerTurn = 32;
+const pauseMs = 50;
 
 /** Reads one datagram: lines of NAME=value, unknown ones ignored. */
 export function parseNotice(data: Uint8Array): Notice {
@@ -37,6 +38,7 @@ export type NotifySocket = Disposable & {
 /** Binds the socket at `path`; only the guest's root may write to it. */
 export function bindNotifySocket(kernel: Kernel, path: string, idBase: number): NotifySocket {
   const fd = kernel.bindDatagram(path);
+  let open = true;
   try {
     kernel.fchmodat(AT_FDCWD, path, 0o600);
     kernel.fchownat(AT_FDCWD, path, idBase, idBase, 0);
@@ -44,24 +46,30 @@ export function bindNotifySocket(kernel: Kernel, path: string, idBase: number): 
     closeSync(fd);
     throw error;
   }
-  let stop = () => closeSync(fd);
+  let stop = () => {};
   return {
     listen(from, onNotice) {
-      const watch = kernel.watchFd(fd, UV_READABLE, () => {
+      const take = () => {
         for (let turn = 0; turn < datagramsPerTurn; turn++) {
           const datagram = kernel.receiveDatagram(fd, datagramBytes);
           if (datagram === undefined) return;
           if (datagram.pid === from.pid && datagram.uid === from.uid) onNotice(parseNotice(datagram.data));
         }
-      });
-      stop = () => {
-        watch.close();
-        closeSync(fd);
+        stop();
+        const timer = setTimeout(watch, pauseMs);
+        stop = () => clearTimeout(timer);
       };
+      const watch = () => {
+        const watching = kernel.watchFd(fd, UV_READABLE, take);
+        stop = () => watching.close();
+      };
+      watch();
     },
     [Symbol.dispose]() {
       stop();
       stop = () => {};
+      if (open) closeSync(fd);
+      open = false;
     },
   };
 }

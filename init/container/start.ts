@@ -147,7 +147,10 @@ export class Starter {
       walls,
       devpts: dev.devpts,
       startedMs: this.#ports.nowMs(),
-      missing,
+      missing:
+        walls.landlockScopes > 0 || settings.profile === "full-os"
+          ? missing
+          : [...missing, "no Landlock scopes"],
       exited: process.exited,
       onNotice: (callback) => view.notify.listen({ pid: process.pid, uid: idBase }, callback),
       [Symbol.asyncDispose]: () => owned.disposeAsync(),
