@@ -27,7 +27,7 @@ declare const verified: unique symbol;
 export type Manifest = ManifestFields & {
   readonly [verified]: true;
   readonly digest: Uint8Array;
-  /** Of the signer's certificate; not yet fit for a sentence. */
+  /** Name in the signer's certificate, escaped and cut. */
   readonly signer: string;
   readonly trustLevel: TrustLevel;
 };
@@ -90,7 +90,7 @@ export function verifyManifest(
   const chain = verifyChain(envelope.chain, anchors, { role: "guestosSigning", at });
   if (chain.is === "refused") throw refuse(codes[chain.reason], chain.why);
   if (!verifyEnvelope(envelope, chain.leaf))
-    throw refuse("guestos-signature", `its signature is not that of ${quoted(nameOf(chain.leaf))}`);
+    throw refuse("guestos-signature", `its signature is not that of "${nameOf(chain.leaf)}"`);
   if (fields.name === coreName && chain.anchor.origin !== "platform") {
     const why = "the core container must be signed under the platform's CA, not a registered one";
     throw refuse("guestos-untrusted", why, "give it another name, or have the platform's owner sign it");

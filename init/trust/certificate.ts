@@ -44,16 +44,16 @@ export function parseCertificate(der: Uint8Array): ParsedCertificate {
     const x509 = new X509Certificate(der);
     const form = formOf(der);
     if (typeof form === "string") return refuse(form);
-    return { is: "certificate", certificate: { x509, name: quoted(commonName(x509)), ...form } };
+    return { is: "certificate", certificate: { x509, name: `"${commonName(x509)}"`, ...form } };
   } catch {
     return refuse("is no certificate"); // OpenSSL's words for it are no help to anybody
   }
 }
 
-/** The common name, or the whole subject on one line. Not yet fit for a sentence: `quoted`. */
+/** The common name, or the whole subject on one line: escaped and cut, as it may stand on a screen. */
 export function commonName(certificate: X509Certificate): string {
   const subject = certificate.subject ?? "";
-  return (/^CN=(.*)$/m.exec(subject)?.[1] ?? subject.replaceAll("\n", ", ")).slice(0, 64);
+  return quoted(/^CN=(.*)$/m.exec(subject)?.[1] ?? subject.replaceAll("\n", ", ")).slice(1, -1);
 }
 
 type Form = Omit<Certificate, "x509" | "name">;

@@ -188,7 +188,7 @@ function issued(ca: X509Certificate, certificate: X509Certificate): boolean {
   }
 }
 
-/** The common name, or the whole subject on one line, as it stands there. */
+/** The common name, or the whole subject on one line: escaped and cut, as it may stand on a screen. */
 export const nameOf = (certificate: X509Certificate): string => commonName(certificate);
 
 const refuse = (reason: ChainRefusal, why: string): Refused => ({ is: "refused", reason, why });

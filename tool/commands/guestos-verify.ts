@@ -1,6 +1,5 @@
 /** `gimbal guestos verify`: what a device that trusts these CAs would say. */
 import { Command, InvalidArgumentError } from "commander";
-import { quoted } from "../../init/errors.ts";
 import { storedImages } from "../../init/guestos/manifest-format.ts";
 import { verifyGuestos } from "../guestos/verify.ts";
 import { type Output, show } from "../output.ts";
@@ -30,7 +29,7 @@ export const guestosVerify = (output: Output): Command =>
         output,
         options,
         { name, version, hardware, signer, images, verified: true },
-        `${name}-${version} is signed by ${quoted(signer)}; ${images.join(", ")} as signed`,
+        `${name}-${version} is signed by "${signer}"; ${images.join(", ")} as signed`,
       );
     });
 

@@ -116,6 +116,13 @@ t.test("the name of the core container is kept for the platform's CA", async (t)
   t.match(verify(signed({ name: "c0" })), { name: "c0" });
 });
 
+t.test("a signer's name is fit for a screen, whatever its certificate says", async (t) => {
+  const evil = signer(sub, { name: `\u001b[2Jx\u202e${"y".repeat(200)}` });
+  const { signer: shown } = verify(signed({}, { leaf: evil, chain: [evil.der, sub.der] }));
+  t.match(shown, /^[ -~]+$/);
+  t.ok(shown.length < 100);
+});
+
 t.test("a signed payload of another kind is no manifest", async (t) => {
   t.throws(() => parseManifest(around(encodeManifest(fields()), "application/vnd.gimbal.container+cbor")), {
     code: "manifest-malformed",
