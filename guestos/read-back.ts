@@ -6,9 +6,12 @@ import { mkdir } from "node:fs/promises";
 import { GimbalError, reasonOf } from "../init/errors.ts";
 import { asRoot } from "./as-root.ts";
 
-/** Type, mode, size of a file, target of a link, path. Folders have the sizes of their file system. */
+/**
+ * Type, mode, owners, target of a link, path. Hard links are not compared: fsck.erofs unpacks each name as a file of its own, and that
+ * both names have the same content is what diff has seen.
+ */
 const plain = "%y %m %l %P\\0";
-const withOwners = "%y %m %U %G %n %l %P\\0";
+const withOwners = "%y %m %U %G %l %P\\0";
 
 /**
  * @param work a folder that is not there yet and goes again
@@ -22,7 +25,8 @@ export async function readBack(image: string, root: string, work: string, owners
     await asRoot("diff", ["--recursive", "--brief", "--no-dereference", root, `${work}/root`]);
     const [before, after] = [await listing(root, owners), await listing(`${work}/root`, owners)];
     const other = before.find((line, index) => line !== after[index]) ?? after[before.length];
-    if (other !== undefined) throw new Error(`type, mode, owner or links differ at ${JSON.stringify(other)}`);
+    if (other !== undefined)
+      throw new Error(`type, mode, owner or target differ at ${JSON.stringify(other)}`);
   } catch (cause) {
     throw new GimbalError(
       "build-failed",
@@ -41,9 +45,7 @@ export async function readBack(image: string, root: string, work: string, owners
 
 async function listing(folder: string, owners: boolean): Promise<string[]> {
   const format = owners ? withOwners : plain;
-  // the number of links of a folder is its file system's matter
-  const parts = ["(", "-type", "d", "-printf", format.replace("%n", "-"), ")", "-o", "-printf", format];
-  const found = await asRoot("find", [folder, "-mindepth", "1", "-xdev", ...parts]);
+  const found = await asRoot("find", [folder, "-mindepth", "1", "-xdev", "-printf", format]);
   // fsck.erofs changes the owner last, and so takes setuid and setgid away from what it unpacks
   const masked = (line: string) =>
     line.replace(/^f (\d+) /, (_, mode: string) => `f ${(Number.parseInt(mode, 8) & 0o1777).toString(8)} `);

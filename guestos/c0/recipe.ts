@@ -18,7 +18,6 @@ export function c0(development: boolean): DebianRecipe {
       "iproute2",
       "openssh-server",
       "less",
-      "login",
       "passwd",
       "procps",
       "vim-tiny",
@@ -27,6 +26,7 @@ export function c0(development: boolean): DebianRecipe {
     masks: {
       units: [
         ...machineUnits,
+        "console-getty.service",
         "dpkg-db-backup.timer",
         "run-lock.mount",
         "systemd-ask-password-console.path",
@@ -39,8 +39,12 @@ export function c0(development: boolean): DebianRecipe {
         "systemd-logind.service",
         "systemd-networkd-persistent-storage.service",
         "systemd-networkd-wait-online.service",
+        "systemd-sysctl.service",
         "systemd-sysext.socket",
-        ...(development ? [] : ["console-getty.service"]),
+        // It would keep people out until the network is there.
+        "systemd-user-sessions.service",
+        // All of the root is a tmpfs.
+        "tmp.mount",
       ],
       generators: machineGenerators,
     },
@@ -48,6 +52,9 @@ export function c0(development: boolean): DebianRecipe {
       `groupadd --system --gid ${controlGroup} gimbal`,
       "mkdir -p /usr/lib/gimbal",
       "rm /etc/update-motd.d/10-uname",
+      // No /run/nologin: nobody would take it away, see systemd-user-sessions.
+      "ln -s /dev/null /etc/tmpfiles.d/systemd-nologin.conf",
+      "systemctl set-default multi-user.target",
       "systemctl disable ssh.service ssh.socket",
       "systemctl enable systemd-networkd.service",
       "systemctl add-wants multi-user.target name-servers.path",
@@ -55,7 +62,7 @@ export function c0(development: boolean): DebianRecipe {
         ? [
             // Locked: no password opens it. The console logs in without asking, ssh takes keys.
             "useradd --create-home --shell /bin/bash --uid 1000 --groups gimbal,systemd-journal dev",
-            "systemctl enable console-getty.service",
+            "systemctl enable console-shell.service",
           ]
         : []),
       "passwd --lock root",

@@ -128,7 +128,8 @@ t.test(
     await type("control list", /\[list as dev in dev gimbal systemd-journal, \/usr\/lib\/gimbal\/lib\]/);
     await type("poweroff", /\[poweroff as dev/);
     await type("reboot", /\[reboot as dev/);
-    await type("exit", /automatic login.*dev@c0/s);
+    await type("exit", /core container.*dev@c0/s);
+    await type("touch ~/x && echo $HOME $USER $SHELL", /\/home\/dev dev \/bin\/bash/);
     const has = (command: string, wanted: RegExp | string) => prints(t, engine, "c0", command, wanted);
     await has("systemctl is-system-running", "running\n");
     await has("systemctl --failed --plain --no-legend", "");

@@ -2,6 +2,7 @@
 import { execFileSync, spawn } from "node:child_process";
 import {
   chmodSync,
+  linkSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -28,6 +29,7 @@ mkdirSync(at("tree/etc"));
 writeFileSync(at("tree/etc/passwd"), "root\n");
 writeFileSync(at("tree/big"), "0123456789abcdef".repeat(20_000));
 chmodSync(at("tree/big"), 0o640);
+linkSync(at("tree/big"), at("tree/hard-link"));
 execFileSync("tar", [
   ...["--create", "--owner=123", "--group=456", "--numeric-owner", "--file", at("tree.tar")],
   ...["--directory", at("tree"), "."],
