@@ -13,6 +13,7 @@ import { hasImage } from "../guestos/manifest-format.ts";
 import type { GuestOsStore } from "../guestos/store.ts";
 import { measureGuestStart } from "../measure/guest-event.ts";
 import { bringLoopbackUp, listLinks, moveLink } from "../net/links.ts";
+import { type ImageWatch, watchImages } from "./image-faults.ts";
 import type { Verified } from "./trust.ts";
 
 declare const running: unique symbol;
@@ -30,7 +31,7 @@ export async function openEngine(before: Verified): Promise<Running> {
   const tree = prepareCgroups("/sys/fs/cgroup", memoryBytes);
   const ports: EnginePorts = {
     guestOses: { verify: (name, minimumVersion) => verifyNow(store, name, minimumVersion) },
-    openImage: imageOpener(before),
+    openImage: imageOpener(before, watchImages(before)),
     measure: async ({ guestOs, version, manifestDigest, containerUuid }) => {
       if (!trusted)
         throw new GimbalError("tpm-absent", { tried: "extend", on: "PCR 13", why: "there is no TPM" });
@@ -135,7 +136,7 @@ const manifests = new WeakMap<VerifiedGuestOs["manifest"], Manifest>();
  * dm-verity for every image. The kernel's own check of the root hash's signature is the second wall: with Secure Boot on c0 does not start
  * without it, as its signer's key is in the firmware's db; other signers are not.
  */
-function imageOpener({ kernel, secureBoot }: Verified): ImageOpener {
+function imageOpener({ kernel, secureBoot }: Verified, watch: ImageWatch): ImageOpener {
   return async (guestOs, mount) => {
     const manifest = manifests.get(guestOs.manifest);
     const entry = manifest?.mounts.find((candidate) => candidate.imageFile === mount.imageFile);
@@ -151,7 +152,7 @@ function imageOpener({ kernel, secureBoot }: Verified): ImageOpener {
         todo: "build c0 with the key of the firmware's db",
       });
     }
-    return openImage(kernel, {
+    const image = await openImage(kernel, {
       path: join(guestOs.directory, entry.imageFile),
       sizeBytes: entry.imageSize,
       fsType: entry.fsType,
@@ -160,6 +161,7 @@ function imageOpener({ kernel, secureBoot }: Verified): ImageOpener {
       ...(signature && secureBoot.secureBoot ? { signature } : {}),
       name: `${manifest.name}-${manifest.version}`,
     });
+    return watch(image, `${entry.imageFile} of ${manifest.name}-${manifest.version}`);
   };
 }
 

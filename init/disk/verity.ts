@@ -15,6 +15,8 @@ import { blockBytes, checkImageSize, hasMagic, type Image, verityParameters } fr
 export type OpenImage = AsyncDisposable & {
   /** "/dev/dm-3" */
   readonly devicePath: string;
+  /** "7:3": the loop device below, by which the kernel's log names the image. */
+  readonly backing: string;
   /** A fresh detached mount of it, read-only; the caller owns the descriptor. Cheap: it shares the page cache. */
   newMount(): number;
   /** True once a block did not verify. Only while somebody has it mounted. */
@@ -23,6 +25,8 @@ export type OpenImage = AsyncDisposable & {
 
 /** How much is read through the device before it is trusted: superblock and first blocks. */
 const lookBytes = 16 * blockBytes;
+/** Documentation/admin-guide/devices.txt */
+const loopMajor = 7;
 /** Device names must not clash with a device that waits for its last mount to go. */
 let opened = 0;
 
@@ -45,6 +49,7 @@ export async function openImage(kernel: Kernel, image: Image, dev = "/dev"): Pro
   const owned = undo.move();
   return {
     devicePath: device.path,
+    backing: `${loopMajor}:${/\d+$/.exec(loop.path)?.[0]}`,
     newMount,
     isCorrupted: () => kernel.dmStatus(device.name).some((line) => /(^|\s)C$/.test(line.trim())),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
