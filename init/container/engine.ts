@@ -72,8 +72,8 @@ export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
     super();
     this.#kernel = kernel;
     this.#ports = ports;
+    raiseOwnLimits(kernel); // before the starter looks at what it may give
     this.#starter = new Starter(kernel, ports, new OpenImages(ports.openImage));
-    raiseOwnLimits(kernel);
   }
 
   async load(): Promise<readonly ContainerStatus[]> {

@@ -164,8 +164,13 @@ async function main(): Promise<void> {
     oomGroup: read("memory.oom.group"),
     swap: readdirSync(cgroup).includes("memory.swap.max") ? read("memory.swap.max") : "0",
     guest: (await run("limits", "write", "/sys/fs/cgroup/memory.max", "max")).status,
-    forks: (await run("limits", "forks", "100")).status,
     missing: engine.status("limits").missing,
+    resources: (await run("limits", "status")).out
+      .split("\n")
+      .filter((line) => /^Max (core|open|processes)/.test(line))
+      .map((line) => line.replace(/\s+/g, " ").trim()),
+    // Last: this init does not wait for those whose parent went, and each counts until then.
+    forks: (await run("limits", "forks", "100")).status,
   });
   await engine.stop("limits");
 

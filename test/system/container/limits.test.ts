@@ -96,6 +96,11 @@ t.test("limits hold on the device's kernel, and what breaks them is told apart",
     swap: "0",
     guest: 13,
     missing: [],
+    resources: [
+      "Max core file size 0 unlimited bytes",
+      "Max processes unlimited unlimited processes",
+      "Max open files 1024 524288 files",
+    ],
   });
   const { forks } = steps["limits"] as { forks: number };
   t.ok(forks > 10 && forks < 20, `${forks} forks below pids_limit 20`);
