@@ -17,6 +17,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { GimbalError, reasonOf } from "../errors.ts";
+import { raiseSharedCounts } from "./shared-counts.ts";
 
 /** Without these a guest could take the whole machine: on the device a start without one is refused. */
 const needed = ["memory", "pids", "cpu"] as const;
@@ -29,8 +30,8 @@ const machineReserveBytes = 96 * 2 ** 20;
 export type CgroupTree = { readonly path: string; readonly controllers: ReadonlySet<string> };
 
 /**
- * Once at boot: moves all processes of the root cgroup to /init, enables the controllers and makes /ctr. `root` is
- * mounted by the caller, with nsdelegate. Kernel threads stay where they are.
+ * Once at boot, what guests share: moves all processes of the root cgroup to /init, enables the controllers, makes /ctr,
+ * and raises the counts of shared-counts.ts. `root` is mounted by the caller, with nsdelegate. Kernel threads stay.
  */
 export function prepareCgroups(root: string, memoryBytes: number): CgroupTree {
   const own = join(root, "init");
@@ -43,6 +44,7 @@ export function prepareCgroups(root: string, memoryBytes: number): CgroupTree {
       if (!hasErrno(error, "EINVAL", "ESRCH")) throw error; // a kernel thread, or gone by now
     }
   }
+  raiseSharedCounts();
   enable(root);
   const path = join(root, "ctr");
   mkdirSync(path, { recursive: true });

@@ -77,7 +77,8 @@ async function main(): Promise<void> {
     minimum: Number(readFileSync(join(own, "memory.min"), "utf8")),
     cap: Number(readFileSync(join(tree.path, "memory.max"), "utf8")),
     memoryBytes,
-    modules,
+    shared: Number(readFileSync("/proc/sys/user/max_user_namespaces", "utf8")),
+    failedModules: modules.failed,
   });
 
   const views = new Map<string, ManifestView>();
