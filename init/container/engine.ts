@@ -27,6 +27,8 @@ import { deleteTree } from "./volumes.ts";
 /** c0, the core container, has this uuid and id slot 0. */
 export const coreUuid = "00000000-0000-0000-0000-000000000000";
 
+const defaultLingerMs = 5_000;
+
 /** What the device asks of an engine. */
 export interface EngineApi extends AsyncDisposable {
   /** Reads all records, sets aside and reports what does not parse, removes leftovers of cut creates and removes. */
@@ -62,6 +64,7 @@ export interface EngineApi extends AsyncDisposable {
 export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
   readonly #kernel: Kernel;
   readonly #ports: EnginePorts;
+  readonly #images: OpenImages;
   readonly #starter: Starter;
   readonly #containers = new Map<string, Container>();
   /** Changes of the set of containers, one after the other: two creates must not take one name or id range. */
@@ -72,8 +75,12 @@ export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
     super();
     this.#kernel = kernel;
     this.#ports = ports;
+    const { openImage, imageLingerMs = defaultLingerMs } = ports;
+    this.#images = new OpenImages(openImage, imageLingerMs, (error) => {
+      this.emit("report", { code: "image-not-closed", sentence: reasonOf(error) });
+    });
     raiseOwnLimits(kernel); // before the starter looks at what it may give
-    this.#starter = new Starter(kernel, ports, new OpenImages(ports.openImage));
+    this.#starter = new Starter(kernel, ports, this.#images);
   }
 
   async load(): Promise<readonly ContainerStatus[]> {
@@ -262,6 +269,7 @@ export class Engine extends TypedEmitter<EngineEvents> implements EngineApi {
     await this.#changes;
     await this.stopAll();
     await Promise.all([...this.#containers.values()].map((container) => container.keepLog()));
+    await this.#images[Symbol.asyncDispose]();
     this.#starter[Symbol.dispose]();
   }
 

@@ -2,7 +2,7 @@
  * What a guest sees of the machine at /run/host: a read-only mount of a small folder in PID 1's /run, with the notify
  * socket, the name server, and who runs it (systemd's container interface).
  */
-import { closeSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, readdirSync, rmdirSync, unlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Kernel } from "../kernel.ts";
 import {
@@ -27,13 +27,14 @@ export function makeHostView(
   guest: { readonly uuid: string; readonly idBase: number; readonly dnsServer: string | undefined },
 ): HostView {
   using undo = new DisposableStack();
-  const own = join(runPath, guest.uuid);
-  rmSync(own, { recursive: true, force: true }); // of a life that was cut
-  undo.defer(() => rmSync(own, { recursive: true, force: true }));
-  const folder = join(own, "host");
-  // Not recursive: node:fs repeats that for ever where a parent cannot be made.
-  mkdirSync(own, { mode: 0o755 });
-  mkdirSync(folder, { mode: 0o755 });
+  const folder = join(runPath, guest.uuid);
+  const remove = () => {
+    for (const name of readdirSync(folder)) unlinkSync(join(folder, name));
+    rmdirSync(folder);
+  };
+  if (existsSync(folder)) remove(); // of a life that was cut
+  mkdirSync(folder, { mode: 0o755 }); // not recursive: node:fs repeats that for ever where a parent cannot be made
+  undo.defer(remove);
   writeFileSync(join(folder, "container-manager"), "gimbal\n", { mode: 0o444 });
   writeFileSync(join(folder, "container-uuid"), `${guest.uuid}\n`, { mode: 0o444 });
   if (guest.dnsServer !== undefined) {

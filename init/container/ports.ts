@@ -82,7 +82,7 @@ export type Paths = {
   readonly state: string;
   /** Data: <uuid>/volumes/<name>, <uuid>/console.log. */
   readonly data: string;
-  /** A tmpfs of PID 1: <uuid>/host/ is what a guest sees at /run/host. */
+  /** In a tmpfs of PID 1: <uuid>/ is what a guest sees at /run/host. */
   readonly run: string;
   /** The cgroup2 directory that holds the containers, made by prepareCgroups(). */
   readonly cgroup: string;
@@ -105,6 +105,8 @@ export type HostBind = {
 export interface EnginePorts {
   readonly guestOses: GuestOsSource;
   readonly openImage: ImageOpener;
+  /** How long an image stays open after its last user; default 5 s. */
+  readonly imageLingerMs?: number;
   readonly measure: Measure;
   readonly paths: Paths;
   /** Only c0 gets these. */

@@ -145,6 +145,7 @@ export async function makeBench(more: Partial<EnginePorts> = {}, on: Kernel = ke
         [Symbol.asyncDispose]: async () => closeSync(loop.fd),
       };
     },
+    imageLingerMs: 0, // so that what is left over is left over
     measure: async (event) => void measured.push(event),
     paths: {
       state: at("state"),
