@@ -267,7 +267,7 @@ class TerminalSession implements RunSession {
   async write(bytes: Uint8Array): Promise<boolean> {
     const text = Buffer.from(bytes).toString("latin1");
     this.#say(text === "\u0003" ? "<^C>" : text);
-    if (text === "q") this.#end(7);
+    if (text.includes("q")) this.#end(7);
     return true;
   }
   endInput(): void {
