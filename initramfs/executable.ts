@@ -28,7 +28,7 @@ export type ExecutableInputs = { readonly entry: string };
 
 /** Bundles `entry` and returns the path of the finished executable in the cache. */
 export async function buildExecutable({ entry }: ExecutableInputs): Promise<string> {
-  const [bundle, stripped] = [await bundled(entry), await strippedNode()];
+  const [bundle, stripped] = [await bundleOf(entry), await strippedNode()];
   const { version } = createRequire(import.meta.url)("@yao-pkg/pkg/package.json") as { version: string };
   const key = digestOf(bundle, await fileDigest(stripped), version, execArgv.join(" "), loaderPath, "2");
   const make = () =>
@@ -53,7 +53,8 @@ export async function buildExecutable({ entry }: ExecutableInputs): Promise<stri
   return path;
 }
 
-async function bundled(entry: string): Promise<Uint8Array> {
+/** The program as one script, as it goes into the executable. */
+export async function bundleOf(entry: string): Promise<Uint8Array> {
   const result = await build({
     entryPoints: [entry],
     absWorkingDir: repository, // paths in comments of the bundle are relative to it
