@@ -13,12 +13,21 @@ export class Monitor {
   /** RESET events that the guest caused: reboots, panics, a bite of the watchdog. */
   guestResets = 0;
   watchdogBites = 0;
+  /** QEMU closed its side: no event will come any more. */
+  readonly closed: Promise<void>;
+  readonly #resetWaiters: (() => void)[] = [];
 
   private constructor(socket: Socket) {
     this.#socket = socket;
     socket.setEncoding("utf8");
     socket.on("data", (text: string) => this.#take(text));
     socket.on("error", () => {}); // QEMU ended: its exit status says more
+    this.closed = new Promise((resolve) => socket.once("close", () => resolve()));
+  }
+
+  /** Resolves when the guest next resets the machine. */
+  nextReset(): Promise<void> {
+    return new Promise((resolve) => this.#resetWaiters.push(resolve));
   }
 
   static async open(path: string): Promise<Monitor> {
@@ -61,7 +70,10 @@ export class Monitor {
     }
     const { guest = false, reason = "unknown" } = message.data ?? {};
     if (message.event === "SHUTDOWN") this.shutdown = { guest, reason };
-    if (message.event === "RESET" && guest) this.guestResets++;
+    if (message.event === "RESET" && guest) {
+      this.guestResets++;
+      for (const wake of this.#resetWaiters.splice(0)) wake();
+    }
     if (message.event === "WATCHDOG") this.watchdogBites++;
   }
 }

@@ -152,11 +152,13 @@ export class Machine {
     this.#tpm = tpm;
     this.monitor = monitor;
     this.serial = serial;
-    this.ended = new Promise((resolve) => {
+    const exited = new Promise<number | string>((resolve) => {
       const report = () => resolve(qemu.exitCode ?? qemu.signalCode ?? "unknown");
       if (qemu.exitCode !== null || qemu.signalCode !== null) report();
       else qemu.once("exit", report);
     });
+    // The monitor's last event says why; it may be read only after the exit was seen.
+    this.ended = exited.then((status) => Promise.race([monitor.closed, sleep(1000)]).then(() => status));
   }
 
   /** The end of a machine that is told nothing: as if its power cord were pulled. */

@@ -8,6 +8,8 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Machine, sockets } from "../board/qemu.ts";
+import { DeviceError } from "../init/control/connection.ts";
+import { reasonOf } from "../init/errors.ts";
 import { connectDevice, type Device } from "./device.ts";
 import { PlainText } from "./plain-text.ts";
 
@@ -19,17 +21,60 @@ export type Limits = { readonly bootMs: number; readonly shutdownMs: number };
 export async function runScript(machine: Machine, folder: string, limits: Limits): Promise<number> {
   const console = new PlainText();
   machine.serial.on("data", (chunk: Buffer) => process.stderr.write(console.take(chunk)));
-  const device = await comesUp(machine, join(folder, sockets.control), limits.bootMs);
-  if (device === undefined) return deviceFailed;
+  const connect = () => comesUp(machine, join(folder, sockets.control), limits.bootMs);
+  let device = await connect();
   let status = 0;
   const lines = createInterface({ input: process.stdin, crlfDelay: Number.POSITIVE_INFINITY });
   for await (const line of lines) {
     if (line.trim() === "") continue;
-    const ran = await Promise.race([runLine(device, line), machine.ended.then(() => undefined)]);
-    if (ran === undefined) return endedEarly(machine, line);
-    status = ran;
+    for (let done = false; !done; ) {
+      if (device === undefined) return deviceFailed;
+      const ran = await runLine(machine, device, line);
+      done = ran.is !== "not-started";
+      if (ran.is === "ended") status = ran.status;
+      else if (ran.is === "stopped") return endedEarly(machine, line);
+      else {
+        // The device restarted, by this line or the one before: what it cut short has failed, what never began begins again.
+        if (ran.is === "restarted") status = deviceFailed;
+        device.close();
+        device = await connect();
+      }
+    }
   }
+  if (device === undefined) return deviceFailed;
   return (await goesDown(machine, device, limits.shutdownMs)) ? status : deviceFailed;
+}
+
+/** How long a device that refuses commands may take until it restarts or is off. */
+const goingDownMs = 45_000;
+
+type LineEnd =
+  | { readonly is: "ended"; readonly status: number }
+  | { readonly is: "not-started" | "restarted" | "stopped" };
+
+async function runLine(machine: Machine, device: Device, line: string): Promise<LineEnd> {
+  const [output, errors] = [new PlainText(), new PlainText()];
+  const stopped = machine.ended.then((): LineEnd => ({ is: "stopped" }));
+  const restarted = machine.monitor.nextReset().then((): LineEnd => ({ is: "restarted" }));
+  let refused = false;
+  const ran = device
+    .run(
+      line,
+      (chunk) => process.stdout.write(output.take(chunk)),
+      (chunk) => process.stderr.write(errors.take(chunk)),
+    )
+    .then(({ status }): LineEnd => ({ is: "ended", status }))
+    .catch(async (error: unknown): Promise<LineEnd> => {
+      process.stderr.write(`\ncannot run ${JSON.stringify(line)}: ${reasonOf(error)}\n`);
+      // A device on its way down takes no commands. It may come up again; else this is the line's end.
+      refused = error instanceof DeviceError;
+      await sleep(goingDownMs, undefined, { ref: false });
+      return { is: "ended", status: deviceFailed };
+    });
+  const end = await Promise.race([ran, stopped, restarted]);
+  process.stdout.write(output.end());
+  process.stderr.write(errors.end());
+  return refused && end.is === "restarted" ? { is: "not-started" } : end;
 }
 
 async function comesUp(machine: Machine, socketPath: string, limitMs: number): Promise<Device | undefined> {
@@ -43,18 +88,6 @@ async function comesUp(machine: Machine, socketPath: string, limitMs: number): P
   if (typeof result !== "string") return result;
   process.stderr.write(`\ncannot run commands: ${result}\n`);
   return undefined;
-}
-
-async function runLine(device: Device, line: string): Promise<number> {
-  const [output, errors] = [new PlainText(), new PlainText()];
-  const { status } = await device.run(
-    line,
-    (chunk) => process.stdout.write(output.take(chunk)),
-    (chunk) => process.stderr.write(errors.take(chunk)),
-  );
-  process.stdout.write(output.end());
-  process.stderr.write(errors.end());
-  return status;
 }
 
 /** A command may power the device off itself; then what follows it cannot run. */
