@@ -8,7 +8,6 @@ const ctrlA = 0x01;
 const help = [
   "",
   "  Ctrl-A x   end QEMU at once, as if the power were cut",
-  "  Ctrl-A p   press the power button",
   "  Ctrl-A a   send a Ctrl-A to the device",
   "  Ctrl-A h   this list",
   "",
@@ -39,11 +38,10 @@ export async function attachTerminal(machine: Machine): Promise<number | string>
   }
 }
 
-type Action = "quit" | "power" | "help";
+type Action = "quit" | "help";
 
 function act(action: Action, machine: Machine): void {
   if (action === "help") process.stdout.write(help);
-  else if (action === "power") void machine.monitor.command("system_powerdown");
   else void machine.monitor.command("quit");
 }
 
@@ -63,7 +61,6 @@ export class KeyFilter {
       this.#armed = false;
       const letter = String.fromCharCode(key).toLowerCase();
       if (letter === "x") actions.push("quit");
-      else if (letter === "p") actions.push("power");
       else if (letter === "h" || letter === "?") actions.push("help");
       else if (letter === "a" || key === ctrlA) forward.push(ctrlA);
     }
