@@ -21,7 +21,13 @@ export async function command(
   const child = spawn(program, args, {
     stdio: ["pipe", "pipe", "pipe"],
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
-    env: { ...process.env, LC_ALL: "C", ...options.env },
+    // Some tools (sfdisk) lie where a user's PATH on Debian does not look.
+    env: {
+      ...process.env,
+      PATH: `${process.env["PATH"] ?? ""}:/usr/sbin:/sbin`,
+      LC_ALL: "C",
+      ...options.env,
+    },
   });
   const output: Buffer[] = [];
   const errors: Buffer[] = [];
