@@ -5,13 +5,13 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
-import { cp, mkdir, rename, rm } from "node:fs/promises";
+import { cp, mkdir, rm } from "node:fs/promises";
 import { connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { GimbalError } from "../init/errors.ts";
-import { command } from "../initramfs/command.ts";
 import { Monitor } from "./monitor.ts";
+import { makeTpm } from "./tpm.ts";
 
 export type Disk = {
   readonly path: string;
@@ -121,20 +121,6 @@ export async function prepareState(
   if (variablesPath !== undefined && !existsSync(join(folder, "vars.fd")))
     await cp(variablesPath, join(folder, "vars.fd"));
   if (tpm && !existsSync(join(folder, "tpm"))) await makeTpm(folder);
-}
-
-/** A new TPM with an endorsement certificate, as a manufacturer would make it. */
-async function makeTpm(folder: string): Promise<void> {
-  await mkdir(join(folder, "tpm.new"), { recursive: true });
-  await command(
-    "swtpm_setup",
-    [
-      ...["--tpm2", "--tpmstate", "tpm.new", "--create-ek-cert", "--create-platform-cert"],
-      ...["--pcr-banks", "sha256", "--overwrite"],
-    ],
-    { cwd: folder },
-  );
-  await rename(join(folder, "tpm.new"), join(folder, "tpm"));
 }
 
 /** A running machine. Whoever holds it ends it: `kill`, or the guest powers off. */

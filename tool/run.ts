@@ -5,7 +5,7 @@
  */
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { mkdir, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { usableAccelerator } from "../board/accelerator.ts";
 import { type Board, loadBoard } from "../board/board.ts";
 import { bootFilesDigest, builtGuestos, layoutOf, writeBootPartition, writeDisk } from "../board/image.ts";
@@ -30,7 +30,7 @@ type Built = {
 async function main(boardName: string): Promise<number> {
   const board = await loadBoard(boardName);
   const built = readBuilt(boardName);
-  const folder = join(repository, "build/run", boardName);
+  const folder = resolve(process.env["GIMBAL_RUN_FOLDER"] ?? join(repository, "build/run", boardName));
   await mkdir(folder, { recursive: true });
   await using _lock = await lockFolder(folder);
   const accelerator = await usableAccelerator(built.kernelPath, built.firmwarePath);
@@ -100,7 +100,7 @@ async function prepareDevice(folder: string, board: Board, built: Built): Promis
   } else if (was?.keys !== keys || statSync(disk).size !== now.diskBytes) {
     throw new GimbalError("build-failed", {
       tried: "run",
-      on: `the device in build/run/${board.name}`,
+      on: `the device in ${folder}`,
       why: was?.keys === keys ? "its disk has another layout" : "it was made with other keys",
       todo: `run make clean-disk BOARD=${board.name} to start over (its data goes)`,
     });

@@ -312,11 +312,13 @@ export async function runProgram(
   args: readonly string[],
   input: string,
   timeoutMs: number,
+  env: Readonly<Record<string, string>> = {},
 ): Promise<{ status: number | string; stdout: string; stderr: string }> {
   const child = spawn(program, args, {
     cwd: repository,
     timeout: timeoutMs,
     stdio: ["pipe", "pipe", "pipe"],
+    env: { ...process.env, ...env },
   });
   const [output, errors]: [Buffer[], Buffer[]] = [[], []];
   child.stdout.on("data", (chunk: Buffer) => output.push(chunk));
