@@ -52,12 +52,18 @@ export const sockets = {
 /** The virtio-serial port on which a development image serves the control protocol. */
 export const controlPort = "org.gimbal.control";
 
+/**
+ * Without KVM string instructions are emulated octet by octet, and the kernel clears each page with one where the CPU claims that this is
+ * fast (ERMS, FSRM): 0.4 ms a page, and init_on_alloc and init_on_free clear every page. Without the claim c0 is up in half the time.
+ */
+const cpuOf = { kvm: "max", tcg: "max,-erms,-fsrm" } as const;
+
 export function qemuArguments(settings: MachineSettings): string[] {
   const { boot, disks, accelerator } = settings;
   const smm = boot.is === "firmware" && boot.smm;
   return [
     ...["-accel", accelerator === "kvm" ? "kvm" : "tcg,thread=multi"],
-    ...["-machine", `q35,smm=${smm ? "on" : "off"}`, "-cpu", "max"],
+    ...["-machine", `q35,smm=${smm ? "on" : "off"}`, "-cpu", cpuOf[accelerator]],
     ...["-smp", String(settings.cpus), "-m", String(settings.memoryMiB)],
     ...["-nodefaults", "-display", "none", "-no-user-config"],
     ...[

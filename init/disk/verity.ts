@@ -3,9 +3,10 @@
  * without an error and only a read fails, so the read is done here (facts of the x86 boot, section 5).
  * The device-mapper device is marked for removal as soon as it is mounted: it goes with its last mount, whoever holds that.
  */
-import { closeSync, constants } from "node:fs";
+import { close, closeSync, constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { GimbalError, quoted } from "../errors.ts";
 import type { Kernel } from "../kernel.ts";
 import { KEY_SPEC_PROCESS_KEYRING, MOUNT_ATTR_NODEV, MOUNT_ATTR_RDONLY } from "../linux.ts";
@@ -23,6 +24,7 @@ export type OpenImage = AsyncDisposable & {
   isCorrupted(): boolean;
 };
 
+const closeInThread = promisify(close);
 /** How much is read through the device before it is trusted: superblock and first blocks. */
 const lookBytes = 16 * blockBytes;
 /** Documentation/admin-guide/devices.txt */
@@ -44,7 +46,9 @@ export async function openImage(kernel: Kernel, image: Image, dev = "/dev"): Pro
   await lookThrough(image, device.path);
   const newMount = () => mountDetached(kernel, image, device.path);
   const pin = newMount();
-  undo.defer(() => closeSync(pin));
+  // The last mount frees the page cache of the whole image, and a kernel that clears what it frees takes seconds for that on a slow
+  // machine: in a thread of its own, so that the event loop goes on.
+  undo.defer(() => closeInThread(pin));
   device.remove(); // deferred: the pin holds it
   const owned = undo.move();
   return {
