@@ -46,9 +46,6 @@ export type Measured = Prepared & {
   readonly trusted: { readonly tpm: OpenTransport; readonly events: EventLog } | undefined;
 };
 
-/** While a guest with systemd shuts down, an emulated machine of two loaded cores kept PID 1 waiting for half a minute. */
-const watchdogSeconds = 60;
-
 /** Before anything can fail with a sentence there must be a screen to show it on. */
 export function prepare(kernel: Kernel): Prepared {
   const missing = mountSystem(kernel);
@@ -108,7 +105,7 @@ export async function measure(before: Prepared): Promise<Measured> {
   startReaper(kernel);
   const settings = hardenKernel();
   for (const line of settings) log.info(`kernel setting not taken: ${line}`);
-  const watchdog = openWatchdog(kernel, { timeoutSeconds: watchdogSeconds });
+  const watchdog = openWatchdog(kernel);
   log.info(watchdog ? `watchdog: ${watchdog.timeoutSeconds} s` : "no watchdog");
   const counted = `${loaded.length} loaded, signatures checked`;
   if (ima.is !== "written") {
